@@ -1,0 +1,203 @@
+//! `densessm.json`: what a bundle holds and how to drive it.
+
+use crate::Architecture;
+use serde::{Deserialize, Serialize};
+
+/// File name of the manifest.
+pub const MANIFEST_FILE: &str = "densessm.json";
+/// File name of the weights.
+pub const WEIGHTS_FILE: &str = "model.onnx.data";
+/// The newest manifest format this build writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The manifest of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the manifest's own format.
+    pub format_version: u32,
+    /// Version of the exporter.
+    pub tool_version: String,
+    /// The model and its dimensions.
+    pub architecture: Architecture,
+    /// How the weights are stored.
+    pub precision: Precision,
+    /// Version of ONNX's default operator set.
+    pub opset: i64,
+    /// How the custom operators are written.
+    pub lowering: Lowering,
+    /// Which logits the parallel graph returns.
+    pub logits: Logits,
+    /// The graphs.
+    pub graphs: Vec<GraphEntry>,
+    /// Bytes of all carried states of one sequence.
+    pub state_bytes_per_sequence: u64,
+    /// Every other file of the bundle.
+    pub files: Vec<FileEntry>,
+}
+
+impl Manifest {
+    /// The entry of a graph, if the bundle holds it.
+    pub fn graph(&self, kind: GraphKind) -> Option<&GraphEntry> {
+        self.graphs.iter().find(|graph| graph.kind == kind)
+    }
+}
+
+/// Which of the two graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphKind {
+    /// Prefill: many tokens in one call.
+    Parallel,
+    /// Stepping: one token a call.
+    Recurrent,
+}
+
+impl GraphKind {
+    /// File name of the graph in a bundle.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Parallel => "parallel.onnx",
+            Self::Recurrent => "recurrent.onnx",
+        }
+    }
+
+    /// The graph's name as commands take and print it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parallel => "parallel",
+            Self::Recurrent => "recurrent",
+        }
+    }
+}
+
+impl std::fmt::Display for GraphKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32-bit floats.
+    Fp32,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+        })
+    }
+}
+
+/// How the custom operators are written into the graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lowering {
+    /// As nodes of the domain `ai.densessm`, each with a local function of standard operators behind it.
+    Function,
+    /// As standard operators only.
+    Inline,
+}
+
+impl std::fmt::Display for Lowering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Function => "function",
+            Self::Inline => "inline",
+        })
+    }
+}
+
+/// Which logits the parallel graph returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logits {
+    /// Those of each row's last valid token.
+    Last,
+    /// Those of every token.
+    All,
+}
+
+/// One graph of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphEntry {
+    /// Which graph it is.
+    pub kind: GraphKind,
+    /// Its file.
+    pub file: String,
+    /// Its inputs, in order.
+    pub inputs: Vec<TensorEntry>,
+    /// Its outputs, in order.
+    pub outputs: Vec<TensorEntry>,
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorEntry {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: ElementType,
+    /// Its shape.
+    pub shape: Vec<Dimension>,
+}
+
+/// An element type of a graph's input or output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ElementType {
+    /// 32-bit float.
+    Float32,
+    /// 64-bit signed integer.
+    Int64,
+    /// 32-bit signed integer.
+    Int32,
+}
+
+impl ElementType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Float32 | Self::Int32 => 4,
+            Self::Int64 => 8,
+        }
+    }
+}
+
+impl std::fmt::Display for ElementType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "float32",
+            Self::Int64 => "int64",
+            Self::Int32 => "int32",
+        })
+    }
+}
+
+/// One dimension of a shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dimension {
+    /// A static size.
+    Size(usize),
+    /// A named size that the caller chooses.
+    Symbol(String),
+}
+
+/// A file of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// SHA-256 of its content, in lower-case hexadecimal digits.
+    pub sha256: String,
+}

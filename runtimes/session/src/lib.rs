@@ -1,0 +1,19 @@
+//! A bundle opened, and the trait that every runtime implements.
+//!
+//! The one design decision: states belong to the runtime that made them and stay where it put them (its own tensors,
+//! the card's memory); they become plain numbers only in a [`Snapshot`]. Everything above this crate (generation,
+//! parity, benchmarks) drives a [`Model`] and never learns which runtime it is.
+
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod error;
+mod model;
+mod snapshot;
+mod tensor;
+
+pub use bundle::Bundle;
+pub use error::Error;
+pub use model::{Availability, Device, LoadOptions, Logits, Model, RuntimeInfo, StateStore, States, TokenBatch};
+pub use snapshot::Snapshot;
+pub use tensor::{HostTensor, Values};

@@ -1,0 +1,34 @@
+//! A tensor in host memory: what `run` takes and gives, and what a snapshot is made of.
+
+use densessm_proto::ElementType;
+
+/// A dense tensor, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// Its sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub values: Values,
+}
+
+/// The elements of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// 32-bit floats.
+    Float32(Vec<f32>),
+    /// 64-bit signed integers.
+    Int64(Vec<i64>),
+    /// 32-bit signed integers.
+    Int32(Vec<i32>),
+}
+
+impl HostTensor {
+    /// The element type.
+    pub fn dtype(&self) -> ElementType {
+        match self.values {
+            Values::Float32(_) => ElementType::Float32,
+            Values::Int64(_) => ElementType::Int64,
+            Values::Int32(_) => ElementType::Int32,
+        }
+    }
+}
