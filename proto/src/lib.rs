@@ -11,7 +11,9 @@ pub mod operators;
 pub mod states;
 
 pub use architecture::{Architecture, DenseMamba, DenseRetNet, Projection};
-pub use manifest::{Dimension, ElementType, FileEntry, GraphEntry, GraphKind, Logits, Lowering, Manifest, Precision, TensorEntry};
+pub use manifest::{
+    Dimension, ElementType, FileEntry, GraphEntry, GraphKind, Logits, Lowering, Manifest, Precision, TensorEntry,
+};
 pub use states::StateTensor;
 
 /// ONNX's file format, from `proto/onnx.proto`.

@@ -32,7 +32,12 @@ pub struct StateTensor {
 
 impl StateTensor {
     fn new(layer: usize, kind: &str, shape: Vec<usize>) -> Self {
-        Self { layer, past: format!("past_key_values.{layer}.{kind}"), present: format!("present.{layer}.{kind}"), shape }
+        Self {
+            layer,
+            past: format!("past_key_values.{layer}.{kind}"),
+            present: format!("present.{layer}.{kind}"),
+            shape,
+        }
     }
 
     /// Elements of one sequence.
@@ -68,7 +73,13 @@ pub fn layout(architecture: &Architecture) -> Vec<StateTensor> {
             .filter(|state| state.elements() > 0)
             .collect(),
         Architecture::DenseRetNet(a) => layers
-            .map(|l| StateTensor::new(l, "recurrent_state", vec![a.num_attention_heads, a.head_key_dim(), a.head_value_dim()]))
+            .map(|l| {
+                StateTensor::new(
+                    l,
+                    "recurrent_state",
+                    vec![a.num_attention_heads, a.head_key_dim(), a.head_value_dim()],
+                )
+            })
             .collect(),
     }
 }

@@ -1,1 +1,56 @@
-//! Under construction.
+//! DenseMamba and DenseRetNet as ONNX graphs.
+//!
+//! The one design decision: each model has one layer function, written as the paper writes it, and both graphs
+//! (parallel prefill, recurrent stepping) are made by it; they differ in one argument, the [`Form`](form).
+
+#![forbid(unsafe_code)]
+
+mod dense_mamba;
+mod dense_retnet;
+mod form;
+mod nn;
+pub mod operators;
+mod positions;
+
+use densessm_graph::{Error, Graph, Model};
+use densessm_proto::{Architecture, GraphKind, Logits, Lowering, states};
+
+/// The choices one has in writing a model's graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Version of ONNX's operator set.
+    pub opset: i64,
+    /// How custom operators are written.
+    pub lowering: Lowering,
+    /// Which logits the parallel graph returns.
+    pub logits: Logits,
+}
+
+impl Default for Options {
+    /// Operator set 18, functions, the logits of each row's last token.
+    fn default() -> Self {
+        Self { opset: 18, lowering: Lowering::Function, logits: Logits::Last }
+    }
+}
+
+/// The graph of a model.
+///
+/// # Errors
+/// When the operator set is not one the builder knows; any other error is a defect of the model's definition.
+pub fn graph(architecture: &Architecture, kind: GraphKind, options: Options) -> Result<Model, Error> {
+    let graph = Graph::new(kind.name(), options.opset, options.lowering)?;
+    let states = states::layout(architecture);
+    let mut call = form::Call::declare(&graph, kind, options.logits);
+    match architecture {
+        Architecture::DenseMamba(m) => {
+            call.past_states(&states);
+            dense_mamba::model(graph.root(), m, &states, &call);
+        }
+        Architecture::DenseRetNet(m) => {
+            call.past_states(&states);
+            dense_retnet::model(graph.root(), m, &states, &call);
+        }
+    }
+    drop(call);
+    graph.finish()
+}

@@ -1,0 +1,42 @@
+//! Picking rows by index.
+
+use crate::{Dtype, TensorType, Value};
+
+impl<'g> Value<'g> {
+    /// Rows of a table: `[rows, ..]` at `[..indices]` gives `[..indices, ..]`.
+    #[track_caller]
+    pub fn gather(self, indices: Value<'g>) -> Value<'g> {
+        self.apply("Gather", &[indices], vec![("axis", 0_i64.into())], |types| {
+            let (table, indices) = (&types[0], &types[1]);
+            let [_, rest @ ..] = &table.shape[..] else {
+                return Err(format!("expected a table, got {table}"));
+            };
+            check_indices(indices)?;
+            Ok(table.with_shape([&indices.shape[..], rest].concat()))
+        })
+    }
+
+    /// For each batch row, elements of its first axis: `[batch, n, ..]` at `[batch, ..k, 1]` gives `[batch, ..k, ..]`.
+    #[track_caller]
+    pub fn gather_per_row(self, indices: Value<'g>) -> Value<'g> {
+        self.apply("GatherND", &[indices], vec![("batch_dims", 1_i64.into())], |types| {
+            let (table, indices) = (&types[0], &types[1]);
+            check_indices(indices)?;
+            match (&table.shape[..], &indices.shape[..]) {
+                ([batch, _, rest @ ..], [batch_indices, k @ .., last])
+                    if batch == batch_indices && last.known() == Some(1) =>
+                {
+                    Ok(table.with_shape([std::slice::from_ref(batch), k, rest].concat()))
+                }
+                _ => Err(format!("cannot pick {indices} from {table} row by row")),
+            }
+        })
+    }
+}
+
+fn check_indices(indices: &TensorType) -> Result<(), String> {
+    match indices.dtype {
+        Dtype::I64 | Dtype::I32 => Ok(()),
+        _ => Err(format!("expected integer indices, got {indices}")),
+    }
+}

@@ -1,0 +1,193 @@
+//! Writing a finished graph as ONNX: the one place where protobuf appears.
+
+use crate::{
+    Attribute, Model, TensorType, Weight,
+    arena::{Body, BodyId, Function, Literal, MAIN, Node, ValueId},
+};
+use densessm_proto::onnx::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto::DataLocation, tensor_shape_proto, type_proto,
+};
+
+/// Where a weight's bytes lie: in a file beside the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the file.
+    pub file: String,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+}
+
+/// The format's version that first knew functions, and the one that first knew overloads of them.
+const IR_FUNCTIONS: i64 = 8;
+const IR_OVERLOADS: i64 = 10;
+
+impl Model {
+    /// The graph as ONNX, with every weight at the place given for it.
+    pub fn to_onnx(&self, mut place: impl FnMut(&Weight) -> Place) -> ModelProto {
+        let arena = &self.arena;
+        let mut graph = self.graph_proto(MAIN, &self.name);
+        graph.initializer.extend(arena.weights.iter().map(|(_, weight, _)| external(weight, place(weight))));
+        let overloads = arena.functions.iter().any(|function| !function.overload.is_empty());
+        let domains = arena.functions.iter().map(|function| (function.domain, function.version));
+        ModelProto {
+            ir_version: if overloads { IR_OVERLOADS } else { IR_FUNCTIONS },
+            producer_name: env!("CARGO_PKG_NAME").to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            graph: Some(graph),
+            opset_import: operator_sets(std::iter::once(("", self.opset)).chain(domains)),
+            functions: arena.functions.iter().map(|function| self.function_proto(function)).collect(),
+            ..ModelProto::default()
+        }
+    }
+
+    fn graph_proto(&self, body: BodyId, name: &str) -> GraphProto {
+        let body = &self.arena.bodies[body];
+        let infos = |ids: &[ValueId]| ids.iter().map(|&id| self.value_info(id)).collect();
+        GraphProto {
+            name: name.to_owned(),
+            node: self.nodes(body),
+            initializer: body.literals.iter().map(|(id, literal)| tensor(self.name_of(*id), literal)).collect(),
+            input: infos(&body.inputs),
+            output: infos(&body.outputs),
+            ..GraphProto::default()
+        }
+    }
+
+    fn function_proto(&self, function: &Function) -> FunctionProto {
+        let body = &self.arena.bodies[function.body];
+        let names = |ids: &[ValueId]| ids.iter().map(|&id| self.name_of(id).to_owned()).collect();
+        // A function has no initializers: its literals are nodes.
+        let literals = body.literals.iter().map(|(id, literal)| NodeProto {
+            name: self.name_of(*id).to_owned(),
+            op_type: "Constant".to_owned(),
+            output: vec![self.name_of(*id).to_owned()],
+            attribute: vec![AttributeProto {
+                name: "value".to_owned(),
+                r#type: AttributeType::Tensor.into(),
+                t: Some(tensor("", literal)),
+                ..AttributeProto::default()
+            }],
+            ..NodeProto::default()
+        });
+        FunctionProto {
+            name: function.operator.to_owned(),
+            domain: function.domain.to_owned(),
+            overload: function.overload.clone(),
+            input: names(&body.inputs),
+            output: names(&body.outputs),
+            attribute: function.attributes.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            node: literals.chain(self.nodes(body)).collect(),
+            opset_import: operator_sets([("", self.opset)]),
+            ..FunctionProto::default()
+        }
+    }
+
+    fn nodes(&self, body: &Body) -> Vec<NodeProto> {
+        body.nodes.iter().map(|node| self.node_proto(node)).collect()
+    }
+
+    fn node_proto(&self, node: &Node) -> NodeProto {
+        let mut input: Vec<String> =
+            node.inputs.iter().map(|slot| slot.map_or_else(String::new, |id| self.name_of(id).to_owned())).collect();
+        while input.last().is_some_and(String::is_empty) {
+            input.pop();
+        }
+        let sub_graph = node.sub_graph.map(|body| AttributeProto {
+            name: "body".to_owned(),
+            r#type: AttributeType::Graph.into(),
+            g: Some(self.graph_proto(body, &node.name)),
+            ..AttributeProto::default()
+        });
+        NodeProto {
+            name: node.name.clone(),
+            op_type: node.op.to_owned(),
+            domain: node.domain.to_owned(),
+            overload: node.overload.clone(),
+            input,
+            output: node.outputs.iter().map(|&id| self.name_of(id).to_owned()).collect(),
+            attribute: node.attributes.iter().map(|(name, value)| attribute(name, value)).chain(sub_graph).collect(),
+            ..NodeProto::default()
+        }
+    }
+
+    fn name_of(&self, id: ValueId) -> &str {
+        &self.arena.values[id].name
+    }
+
+    fn value_info(&self, id: ValueId) -> ValueInfoProto {
+        let value = &self.arena.values[id];
+        ValueInfoProto {
+            name: value.name.clone(),
+            r#type: Some(type_proto(&value.tensor)),
+            ..ValueInfoProto::default()
+        }
+    }
+}
+
+fn operator_sets(sets: impl IntoIterator<Item = (&'static str, i64)>) -> Vec<OperatorSetIdProto> {
+    let mut protos: Vec<OperatorSetIdProto> = Vec::new();
+    for (domain, version) in sets {
+        if protos.iter().all(|known| known.domain != domain) {
+            protos.push(OperatorSetIdProto { domain: domain.to_owned(), version });
+        }
+    }
+    protos
+}
+
+fn type_proto(tensor: &TensorType) -> TypeProto {
+    let dim = tensor
+        .shape
+        .iter()
+        .map(|dim| tensor_shape_proto::Dimension {
+            value: Some(match dim.known() {
+                Some(size) => tensor_shape_proto::dimension::Value::DimValue(size as i64),
+                None => tensor_shape_proto::dimension::Value::DimParam(dim.to_string()),
+            }),
+            ..tensor_shape_proto::Dimension::default()
+        })
+        .collect();
+    let tensor = type_proto::Tensor { elem_type: tensor.dtype.onnx().into(), shape: Some(TensorShapeProto { dim }) };
+    TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }
+}
+
+fn attribute(name: &str, value: &Attribute) -> AttributeProto {
+    let proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
+    match value {
+        Attribute::Int(i) => AttributeProto { r#type: AttributeType::Int.into(), i: Some(*i), ..proto },
+        Attribute::Float(f) => AttributeProto { r#type: AttributeType::Float.into(), f: Some(*f), ..proto },
+        Attribute::Ints(ints) => AttributeProto { r#type: AttributeType::Ints.into(), ints: ints.clone(), ..proto },
+        Attribute::Floats(floats) => {
+            AttributeProto { r#type: AttributeType::Floats.into(), floats: floats.clone(), ..proto }
+        }
+    }
+}
+
+fn tensor(name: &str, literal: &Literal) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        dims: literal.tensor.shape.iter().filter_map(|dim| dim.known()).map(|size| size as i64).collect(),
+        data_type: literal.tensor.dtype.onnx().into(),
+        raw_data: literal.bytes.clone(),
+        ..TensorProto::default()
+    }
+}
+
+fn external(weight: &Weight, place: Place) -> TensorProto {
+    let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
+    TensorProto {
+        name: weight.name.clone(),
+        dims: weight.stored.iter().map(|&size| size as i64).collect(),
+        data_type: weight.dtype.onnx().into(),
+        data_location: DataLocation::External.into(),
+        external_data: vec![
+            entry("location", place.file),
+            entry("offset", place.offset.to_string()),
+            entry("length", place.length.to_string()),
+        ],
+        ..TensorProto::default()
+    }
+}

@@ -1,0 +1,108 @@
+//! The two forms of every model: one definition of the layers serves both.
+
+use densessm_graph::{Dim, Dtype, Graph, Scope, TensorType, Value};
+use densessm_proto::{
+    GraphKind, Logits, StateTensor,
+    states::{BATCH, INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
+};
+use std::collections::BTreeMap;
+
+/// How the tokens of a call arrive: the one argument in which the parallel and the recurrent graph differ.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form<'g> {
+    /// Many tokens a call, in right-padded rows.
+    Parallel {
+        /// Valid tokens of each row, int32 `[B]`.
+        lengths: Value<'g>,
+    },
+    /// One token a call.
+    Recurrent,
+}
+
+/// The inputs of a call, and the outputs as far as they have been made.
+pub(crate) struct Call<'g> {
+    graph: &'g Graph,
+    pub(crate) form: Form<'g>,
+    /// Token ids, int64 `[B, T]`.
+    pub(crate) tokens: Value<'g>,
+    past: BTreeMap<String, Value<'g>>,
+    logits: Logits,
+}
+
+impl<'g> Call<'g> {
+    /// Declares the inputs that every model has, in the contract's order.
+    pub(crate) fn declare(graph: &'g Graph, kind: GraphKind, logits: Logits) -> Self {
+        let sequence = match kind {
+            GraphKind::Parallel => Dim::from(SEQUENCE),
+            GraphKind::Recurrent => Dim::from(1_usize),
+        };
+        let tokens = graph.input(INPUT_IDS, TensorType { dtype: Dtype::I64, shape: vec![BATCH.into(), sequence] });
+        let form = match kind {
+            GraphKind::Parallel => {
+                Form::Parallel { lengths: graph.input(SEQUENCE_LENGTHS, TensorType::new(Dtype::I32, [BATCH])) }
+            }
+            GraphKind::Recurrent => Form::Recurrent,
+        };
+        Self { graph, form, tokens, past: BTreeMap::new(), logits }
+    }
+
+    /// Declares the counter of tokens already consumed, int64 `[B]`, and hands it on to its output.
+    pub(crate) fn past_length(&self) -> Value<'g> {
+        let past = self.graph.input(PAST_LENGTH, TensorType::new(Dtype::I64, [BATCH]));
+        let present = match self.form {
+            Form::Parallel { lengths } => past + lengths.cast(Dtype::I64),
+            Form::Recurrent => past + 1,
+        };
+        self.graph.output(PRESENT_LENGTH, present);
+        past
+    }
+
+    /// Declares the states' inputs.
+    pub(crate) fn past_states(&mut self, states: &[StateTensor]) {
+        for state in states {
+            let sizes = state.shape.iter().map(|&size| Dim::from(size));
+            let shape = std::iter::once(Dim::from(BATCH)).chain(sizes).collect();
+            let value = self.graph.input(&state.past, TensorType { dtype: Dtype::F32, shape });
+            self.past.insert(state.past.clone(), value);
+        }
+    }
+
+    /// A state as it came in.
+    pub(crate) fn past(&self, state: &StateTensor) -> Value<'g> {
+        self.past[&state.past]
+    }
+
+    /// Hands a state on.
+    pub(crate) fn present(&self, state: &StateTensor, value: Value<'g>) {
+        self.graph.output(&state.present, value);
+    }
+
+    /// The hidden vectors whose logits are asked for: `[B, T, H] -> [B·positions, H]`.
+    pub(crate) fn asked_for(&self, x: Value<'g>) -> Value<'g> {
+        match (self.form, self.logits) {
+            (Form::Recurrent, _) => x.squeeze(1),
+            (Form::Parallel { lengths }, Logits::Last) => x.gather_per_row(lengths.cast(Dtype::I64).unsqueeze(-1) - 1),
+            (Form::Parallel { .. }, Logits::All) => x.reshape(vec![Dim::from(BATCH) * Dim::from(SEQUENCE), x.dim(-1)]),
+        }
+    }
+
+    /// Hands on the logits of the vectors asked for: `[B·positions, V] -> [B, positions, V]`.
+    pub(crate) fn logits(&self, scores: Value<'g>) {
+        let logits = match (self.form, self.logits) {
+            (Form::Parallel { .. }, Logits::All) => scores.reshape(vec![BATCH.into(), SEQUENCE.into(), scores.dim(-1)]),
+            _ => scores.unsqueeze(1),
+        };
+        self.graph.output(LOGITS, logits);
+    }
+}
+
+/// The embedding of the tokens and the table it is read from: `[B, T] -> [B, T, hidden]`.
+pub(crate) fn embed<'g>(p: Scope<'g>, name: &str, tokens: Value<'g>, size: [usize; 2]) -> (Value<'g>, Value<'g>) {
+    let table = p.scope(name, |p| p.weight("weight", size));
+    (table.gather(tokens), table)
+}
+
+/// The scores of every token: `[n, hidden] -> [n, V]`. A tied head is the embedding's table, read as it lies there.
+pub(crate) fn head<'g>(p: Scope<'g>, x: Value<'g>, table: Value<'g>, tied: bool) -> Value<'g> {
+    if tied { x.gemm_t(table) } else { crate::nn::linear(p, "lm_head", x, table.size(0)) }
+}

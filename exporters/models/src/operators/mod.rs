@@ -1,0 +1,23 @@
+//! The operators of the domain `ai.densessm`: what a layer does between its projections.
+//!
+//! Each exists in two shapes, a sequence and a single token, where the two differ by more than a size.
+
+mod causal_conv;
+mod retention;
+mod retention_step;
+mod selective_scan;
+mod selective_step;
+
+pub use causal_conv::{CausalConv, ConvInputs};
+pub use retention::{Retention, RetentionInputs};
+pub use retention_step::{RetentionStep, RetentionStepInputs};
+pub use selective_scan::{Neighbour, Recurrence, ScanInputs, SelectiveScan};
+pub use selective_step::{NeighbourState, SelectiveStep, StepInputs};
+
+use densessm_graph::{Dtype, Scope, Value};
+
+/// Which tokens of right-padded rows count: `[batch] -> [batch, time, 1]`, 1 up to each row's end and 0 behind it.
+fn valid<'g>(p: Scope<'g>, lengths: Value<'g>, like: Value<'g>) -> Value<'g> {
+    let position = p.range(like.dim(1));
+    position.less(lengths.cast(Dtype::I64).unsqueeze(1)).cast(Dtype::F32).unsqueeze(-1)
+}

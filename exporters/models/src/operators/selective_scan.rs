@@ -1,0 +1,120 @@
+//! The selective scan over a sequence, with dense hidden-state connections.
+//!
+//! A neighbour's contribution is that neighbour's own scan, read out with another vector; so it is computed again
+//! here instead of being held for a whole prompt as `[T, D, N]`.
+
+use super::valid;
+use densessm_graph::{Attribute, Operator, Scope, Value, values};
+use densessm_proto::operators;
+
+/// The selective scan (arXiv 2312.00752, section 3.2) with dense neighbours (arXiv 2403.00818, section 3.3):
+///
+/// ```text
+/// h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ        Δ = softplus(delta)
+/// y_t = (h_t c_t + g_t ∘ Σ_i h_t^i r_t^i + skip ∘ u_t) ∘ silu(z_t)
+/// ```
+///
+/// where `h^i` is neighbour i's state, `r^i` the vector its state is read with and g the channel gate.
+#[derive(Clone, Copy, Debug)]
+pub struct SelectiveScan;
+
+/// One layer's recurrence, from which its hidden states follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Recurrence<'g> {
+    /// Inputs `[B, T, D]`.
+    pub u: Value<'g>,
+    /// Step sizes before softplus `[B, T, D]`.
+    pub delta: Value<'g>,
+    /// Decay rates `[D, N]`, negative.
+    pub a: Value<'g>,
+    /// Input vectors `[B, T, N]`.
+    pub b: Value<'g>,
+    /// Hidden states before this call `[B, D, N]`.
+    pub state: Value<'g>,
+}
+
+/// A layer below whose hidden states are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Neighbour<'g> {
+    /// Its recurrence.
+    pub recurrence: Recurrence<'g>,
+    /// The vectors its state is read with `[B, T, N]`: `P_iᵀ(state gate ∘ c)`.
+    pub readout: Value<'g>,
+}
+
+/// Operands of [`SelectiveScan`]; results are `y [B, T, D]` and the state after the row's last valid token.
+#[derive(Clone, Debug)]
+pub struct ScanInputs<'g> {
+    /// The layer's own recurrence.
+    pub own: Recurrence<'g>,
+    /// Output vectors `[B, T, N]`.
+    pub c: Value<'g>,
+    /// Skip weights `[D]`.
+    pub skip: Value<'g>,
+    /// Output gate before silu `[B, T, D]`.
+    pub z: Value<'g>,
+    /// Valid tokens of each right-padded row, int32 `[B]`.
+    pub lengths: Value<'g>,
+    /// What the neighbours' sum is multiplied with `[B, T, D]`; 1 if absent.
+    pub channel_gate: Option<Value<'g>>,
+    /// The layers below that are read, nearest first.
+    pub neighbours: Vec<Neighbour<'g>>,
+}
+
+values!(Recurrence { u, delta, a, b, state });
+values!(Neighbour { recurrence, readout });
+values!(ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours });
+
+/// One token's slice of a recurrence: its decay rates do not change over time and are captured.
+type Slice<'g> = [Value<'g>; 4];
+
+impl<'g> Recurrence<'g> {
+    /// `[Δ, Δ u, b]` over time, Δ being 0 behind each row's end: decay 1, input 0.
+    fn driven(self, valid: Value<'g>) -> [Value<'g>; 3] {
+        let delta = self.delta.softplus() * valid;
+        [delta, delta * self.u, self.b]
+    }
+}
+
+/// `h_t c_t` after `h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ`: returns `h [B, D, N]` and `[B, D]`.
+fn turn<'g>(a: Value<'g>, h: Value<'g>, [delta, driven, b, c]: Slice<'g>) -> (Value<'g>, Value<'g>) {
+    let h = (delta.unsqueeze(-1) * a).exp() * h + driven.unsqueeze(-1) * b.unsqueeze(1);
+    (h, h.matmul(c.unsqueeze(-1)).squeeze(-1))
+}
+
+impl Operator for SelectiveScan {
+    const NAME: &'static str = operators::SELECTIVE_SCAN;
+    const DOMAIN: &'static str = operators::DOMAIN;
+    const VERSION: i64 = operators::VERSION;
+    type Inputs<'g> = ScanInputs<'g>;
+    type Outputs<'g> = [Value<'g>; 2];
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        Vec::new()
+    }
+
+    fn body<'g>(&self, p: Scope<'g>, inputs: ScanInputs<'g>) -> [Value<'g>; 2] {
+        let ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours } = inputs;
+        let valid = valid(p, lengths, own.u);
+        let slices = |recurrence: Recurrence<'g>, readout| {
+            let [delta, driven, b] = recurrence.driven(valid);
+            [delta, driven, b, readout]
+        };
+        let states = (own.state, neighbours.iter().map(|n| n.recurrence.state).collect::<Vec<_>>());
+        let over_time =
+            (slices(own, c), neighbours.iter().map(|n| slices(n.recurrence, n.readout)).collect::<Vec<Slice<'g>>>());
+
+        let ((state, _), (y, dense)) = p.scan(1, states, over_time, |(h, others), (slice, other_slices)| {
+            let (h, y) = turn(own.a, h, slice);
+            let (others, reads): (Vec<_>, Vec<_>) = neighbours
+                .iter()
+                .zip(others.into_iter().zip(other_slices))
+                .map(|(n, (h, slice))| turn(n.recurrence.a, h, slice))
+                .unzip();
+            let sum = reads.into_iter().reduce(|sum, read| sum + read);
+            ((h, others), (y, sum))
+        });
+        let y = dense.map_or(y, |dense| y + channel_gate.map_or(dense, |gate| gate * dense));
+        [(y + skip * own.u) * z.silu(), state]
+    }
+}

@@ -1,0 +1,54 @@
+//! What retention needs to know of a token's absolute position: its rotation and its normaliser.
+
+use densessm_graph::{Dtype, Scope, Value};
+use densessm_proto::DenseRetNet;
+use std::f64::consts::TAU;
+
+/// Bits of a turn: angles are counted in 2^-40 turns, exactly, so that far positions are as precise as near ones.
+const TURN_BITS: u32 = 40;
+/// Beyond this exponent `γ^(t+1)` is nothing beside 1; it keeps the hyperbolic sine in range.
+const LONGEST_DECAY: f32 = 60.0;
+
+/// What a token's position means to every layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Positions<'g> {
+    /// Cosines of `p θ_j`: `[B, T, dk/2]`.
+    pub(crate) cos: Value<'g>,
+    /// Sines of `p θ_j`: `[B, T, dk/2]`.
+    pub(crate) sin: Value<'g>,
+    /// The normaliser `1/sqrt(s_t)`: `[B, T, H]`.
+    pub(crate) scale: Value<'g>,
+}
+
+/// Rotation and normaliser of the call's tokens, the first of which has position `past_length`.
+pub(crate) fn positions<'g>(p: Scope<'g>, m: &DenseRetNet, past_length: Value<'g>, tokens: Value<'g>) -> Positions<'g> {
+    p.scope("positions", |p| {
+        let position = (past_length.unsqueeze(-1) + p.range(tokens.dim(1))).unsqueeze(-1); // [B, T, 1]
+        let angle = angle(p, m, position);
+        Positions { cos: angle.cos(), sin: angle.sin(), scale: scale(p, m, position) }
+    })
+}
+
+/// `p θ_j` modulo a full turn, `θ_j = 10000^(-j/(dk/2 - 1))`: `[B, T, 1] -> [B, T, dk/2]`.
+///
+/// The product is taken in integers, whose overflow leaves the remainder as it is; the error is 2^-41 turns times
+/// the position, and 6e-8 turns of rounding.
+fn angle<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
+    let half = m.head_key_dim() / 2;
+    let last = half.saturating_sub(1).max(1) as f64;
+    let turn = f64::from(TURN_BITS).exp2();
+    let steps: Vec<i64> = (0..half).map(|j| (10000_f64.powf(-(j as f64) / last) / TAU * turn).round() as i64).collect();
+    let fraction = (position * p.integers("theta", &steps)) % (1_i64 << TURN_BITS);
+    fraction.cast(Dtype::F32) * (TAU / turn) as f32
+}
+
+/// `sqrt((1 - γ_h) / (1 - γ_h^(t+1)))`: `[B, T, 1] -> [B, T, H]`.
+///
+/// With `x = -(t+1) ln γ_h`, `1 - γ_h^(t+1) = 2 sinh(x/2) e^(-x/2)`, which loses no digits where γ is close to 1.
+fn scale<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
+    let decays: Vec<f64> = (0..m.num_attention_heads).map(DenseRetNet::decay).collect();
+    let halves: Vec<f32> = decays.iter().map(|decay| (-0.5 * decay.ln()) as f32).collect();
+    let halved_gaps: Vec<f32> = decays.iter().map(|decay| (0.5 * (1.0 - decay)) as f32).collect();
+    let half = ((position + 1).cast(Dtype::F32) * p.floats("half_log_decay", &halves)).min(LONGEST_DECAY);
+    (p.floats("half_gap", &halved_gaps) / (half.sinh() * (-half).exp())).sqrt()
+}
