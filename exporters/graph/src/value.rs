@@ -57,11 +57,11 @@ impl<'g> Value<'g> {
     #[track_caller]
     pub fn size(self, axis: isize) -> usize {
         let dim = self.dim(axis);
-        dim.known().unwrap_or_else(|| {
-            let shape = self.shape();
-            self.fail(format!("expected a static size at axis {axis} of {}, got {dim}", Shape(&shape)));
-            1
-        })
+        if let Some(size) = dim.known() {
+            return size;
+        }
+        self.fail(format!("expected a static size at axis {axis} of {}, got {dim}", Shape(&self.shape())));
+        1
     }
 
     #[track_caller]

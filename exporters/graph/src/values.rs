@@ -30,6 +30,12 @@ impl<'g> Values<'g> for Value<'g> {
     }
 }
 
+impl<'g> Values<'g> for () {
+    fn slots(&self, _: &str, _: &mut Vec<(String, Option<Value<'g>>)>) {}
+
+    fn map(self, _: &mut dyn FnMut(Value<'g>) -> Value<'g>) -> Self {}
+}
+
 impl<'g> Values<'g> for Option<Value<'g>> {
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>) {
         out.push((name.to_owned(), *self));
