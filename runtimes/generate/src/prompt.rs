@@ -1,0 +1,78 @@
+//! What a generation starts from: a text or tokens, at the start of a sequence or after one that was paused.
+
+use crate::{Error, Place, Tokenizer};
+use densessm_session::States;
+
+/// What to go on from.
+pub struct Prompt {
+    input: Input,
+    progress: Option<Progress>,
+}
+
+enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+    Nothing,
+}
+
+/// A sequence up to here: what the model has consumed, and what it has yet to.
+///
+/// To save it, save the states' snapshot *and* the pending tokens; a generation from both goes on exactly as if it had
+/// not been paused. Snapshots without pending tokens can be gone on from with a prompt only.
+pub struct Progress {
+    /// The states after every token but the pending ones.
+    pub states: States,
+    /// The tokens that the states have not consumed, in order: after a generation that ended, the last token of the
+    /// sequence (of the prompt, if no token was made); after one cancelled while it read its prompt, the rest of it.
+    pub pending: Vec<u32>,
+}
+
+impl Prompt {
+    /// A text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { input: Input::Text(text.into()), progress: None }
+    }
+
+    /// Token ids, taken as they are: no beginning-of-sequence token is added.
+    pub fn tokens(tokens: impl Into<Vec<u32>>) -> Self {
+        Self { input: Input::Tokens(tokens.into()), progress: None }
+    }
+
+    /// Nothing new: go on where the sequence was paused.
+    pub fn resume(progress: Progress) -> Self {
+        Self { input: Input::Nothing, progress: Some(progress) }
+    }
+
+    /// The same input after a sequence that was paused. A text then gets no beginning-of-sequence token and no leading
+    /// space of the tokenizer's: the sequence's text is that of its parts, one after the other.
+    #[must_use]
+    pub fn after(self, progress: Progress) -> Self {
+        Self { progress: Some(progress), ..self }
+    }
+
+    /// The states to go on from, the tokens to feed, and where the first of them stands.
+    pub(crate) fn open(self, tokenizer: &Tokenizer) -> Result<(Option<States>, Vec<u32>, Place), Error> {
+        let (states, mut tokens) = match self.progress {
+            Some(Progress { states, pending }) => (Some(states), pending),
+            None => (None, Vec::new()),
+        };
+        if let Some(states) = &states
+            && states.batch() != 1
+        {
+            return Err(Error::Batch(states.batch()));
+        }
+        let consumed = states.as_ref().is_some_and(|states| states.lengths() != [0]);
+        let place = if consumed || !tokens.is_empty() { Place::After } else { Place::Start };
+        let new = match self.input {
+            Input::Text(text) if text.is_empty() => return Err(Error::EmptyPrompt),
+            Input::Text(text) => tokenizer.encode(&text, place)?,
+            Input::Tokens(new) => new,
+            Input::Nothing => Vec::new(),
+        };
+        tokens.extend(new);
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        Ok((states, tokens, place))
+    }
+}

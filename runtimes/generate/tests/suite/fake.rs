@@ -1,0 +1,196 @@
+//! A model whose scores are a plain function of the tokens it consumed, so that a lost, doubled or swapped token
+//! changes every score after it; and a bundle that says it holds the graphs asked for.
+
+use densessm_generate::Tokenizer;
+use densessm_proto::{
+    Architecture, DenseMamba, GraphEntry, GraphKind, Lowering, Manifest, Precision, Projection,
+    manifest::{FORMAT_VERSION, MANIFEST_FILE},
+};
+use densessm_session::{
+    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, StateStore, States, TokenBatch, Values,
+};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+};
+
+pub(crate) const VOCABULARY: usize = 1024;
+const HISTORY: &str = "history";
+
+pub(crate) fn checkpoint() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/checkpoints/densemamba-tiny")
+}
+
+pub(crate) fn tokenizer() -> Tokenizer {
+    Tokenizer::open(checkpoint()).unwrap()
+}
+
+/// What the fake says next.
+#[derive(Clone)]
+pub(crate) enum Speech {
+    /// Scores without rhyme or reason, all determined by the whole history.
+    Noise,
+    /// After `start` tokens of prompt these, one after the other; then the last one again and again.
+    Script { start: usize, tokens: Vec<u32> },
+    /// No numbers.
+    NaN,
+}
+
+pub(crate) struct FakeModel {
+    bundle: Bundle,
+    info: RuntimeInfo,
+    pub(crate) speech: Speech,
+    /// Graph and number of tokens of each call.
+    pub(crate) calls: Vec<(GraphKind, usize)>,
+    /// The call that fails, counted from 0.
+    pub(crate) fails_at: Option<usize>,
+    /// Sets a flag during the call with this number.
+    pub(crate) cancels_at: Option<(usize, Arc<AtomicBool>)>,
+    logits: Vec<f32>,
+}
+
+#[derive(Clone)]
+struct History(Vec<Vec<i64>>);
+
+impl StateStore for History {
+    fn fork(&self) -> Result<Box<dyn StateStore>, Error> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn tensors(&self) -> Result<BTreeMap<String, HostTensor>, Error> {
+        let values = self.0.concat();
+        let shape = vec![self.0.len(), values.len() / self.0.len()];
+        Ok(BTreeMap::from([(HISTORY.to_owned(), HostTensor { shape, values: Values::Int64(values) })]))
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl FakeModel {
+    pub(crate) fn new(graphs: &[GraphKind], speech: Speech) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = |&kind: &GraphKind| {
+            std::fs::write(folder.path().join(kind.file()), b"").unwrap();
+            GraphEntry { kind, file: kind.file().to_owned(), inputs: Vec::new(), outputs: Vec::new() }
+        };
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            tool_version: "0".to_owned(),
+            architecture: Architecture::DenseMamba(DenseMamba {
+                vocab_size: VOCABULARY,
+                hidden_size: 1,
+                num_hidden_layers: 1,
+                intermediate_size: 1,
+                state_size: 1,
+                conv_kernel: 1,
+                time_step_rank: 1,
+                use_bias: false,
+                use_conv_bias: false,
+                layer_norm_epsilon: 1e-5,
+                tie_word_embeddings: true,
+                dense_block_layers: 0,
+                channel_gate: None,
+                state_gate: None,
+                dense_projection: Projection::Identity,
+            }),
+            precision: Precision::Fp32,
+            opset: 18,
+            lowering: Lowering::Inline,
+            logits: densessm_proto::Logits::Last,
+            graphs: graphs.iter().map(entry).collect(),
+            state_bytes_per_sequence: 4,
+            files: Vec::new(),
+        };
+        std::fs::write(folder.path().join(MANIFEST_FILE), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        Self {
+            bundle: Bundle::open(folder.path()).unwrap(),
+            info: RuntimeInfo { runtime: "fake", version: "0".to_owned(), device: Device::Cpu },
+            speech,
+            calls: Vec::new(),
+            fails_at: None,
+            cancels_at: None,
+            logits: Vec::new(),
+        }
+    }
+
+    pub(crate) fn both(speech: Speech) -> Self {
+        Self::new(&[GraphKind::Parallel, GraphKind::Recurrent], speech)
+    }
+
+    fn call(&mut self, graph: GraphKind, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
+        assert!(self.bundle.manifest().graph(graph).is_some(), "a graph the bundle does not hold was called");
+        assert_eq!(states.batch(), 1);
+        self.calls.push((graph, tokens.len()));
+        let call = self.calls.len() - 1;
+        if let Some((at, flag)) = &self.cancels_at
+            && *at == call
+        {
+            flag.store(true, Ordering::Relaxed);
+        }
+        if self.fails_at == Some(call) {
+            return Err(Error::Runtime { what: "fake".to_owned(), problem: "failed as told".to_owned() });
+        }
+        let History(rows) = states.store()?;
+        rows[0].extend_from_slice(tokens);
+        self.logits = self.speech.scores(&rows[0]);
+        states.advance([tokens.len()]);
+        Ok(Logits { positions: 1, vocabulary: VOCABULARY, values: &self.logits })
+    }
+}
+
+impl Speech {
+    fn scores(&self, history: &[i64]) -> Vec<f32> {
+        match self {
+            Self::Noise => {
+                let seed = history.iter().fold(17_u64, |hash, &token| mix(hash ^ token as u64));
+                (0..VOCABULARY as u64).map(|token| (mix(seed ^ token << 32) >> 44) as f32 / (1 << 17) as f32).collect()
+            }
+            Self::Script { start, tokens } => {
+                let at = (history.len() - start).min(tokens.len() - 1);
+                (0..VOCABULARY as u32).map(|token| if token == tokens[at] { 1.0 } else { 0.0 }).collect()
+            }
+            Self::NaN => vec![f32::NAN; VOCABULARY],
+        }
+    }
+}
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x1234_5678_9abc_def1);
+    x ^ (x >> 29)
+}
+
+impl Model for FakeModel {
+    fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    fn info(&self) -> &RuntimeInfo {
+        &self.info
+    }
+
+    fn initial_states(&mut self, batch: usize) -> Result<States, Error> {
+        Ok(States::new(&self.bundle, Box::new(History(vec![Vec::new(); batch])), vec![0; batch]))
+    }
+
+    fn restore(&mut self, _: &Snapshot) -> Result<States, Error> {
+        Err(Error::Unusable { what: "fake".to_owned(), problem: "restores nothing".to_owned() })
+    }
+
+    fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
+        assert_eq!(tokens.lengths(), [tokens.width()]);
+        self.call(GraphKind::Parallel, tokens.ids(), states)
+    }
+
+    fn step(&mut self, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
+        assert_eq!(tokens.len(), 1);
+        self.call(GraphKind::Recurrent, tokens, states)
+    }
+
+    fn run(&mut self, _: GraphKind, _: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error> {
+        Err(Error::Unusable { what: "fake".to_owned(), problem: "has no graphs".to_owned() })
+    }
+}
