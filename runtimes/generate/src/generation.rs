@@ -129,7 +129,7 @@ impl Generation<'_> {
     ///
     /// # Errors
     /// The first error of a piece.
-    pub fn text(&mut self) -> Result<(String, Option<FinishReason>), Error> {
+    pub fn read_to_end(&mut self) -> Result<(String, Option<FinishReason>), Error> {
         let (mut text, mut finish) = (String::new(), None);
         for piece in self {
             let piece = piece?;

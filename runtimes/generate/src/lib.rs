@@ -4,6 +4,21 @@
 //! last few, the *pending* ones; a prompt makes the first pending tokens, each sampled token is the next. So starting,
 //! going on after a pause and going on from saved states are one and the same loop, and the draw of a token depends
 //! only on the seed and the token's position: a text is the same whether or not it was made in one go.
+//!
+//! ```no_run
+//! use densessm_generate::{GenerationConfig, Prompt, Tokenizer, generate};
+//!
+//! # fn example(model: &mut dyn densessm_session::Model, bundle: &std::path::Path) -> Result<(), densessm_generate::Error> {
+//! let tokenizer = Tokenizer::open(bundle)?;
+//! let options = GenerationConfig::open(bundle)?.options();
+//! let mut generation = generate(model, &tokenizer, Prompt::text("KING RICHARD:\n"), options)?;
+//! for piece in &mut generation {
+//!     print!("{}", piece?.text);
+//! }
+//! let progress = generation.into_progress();
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -19,6 +19,9 @@ enum Input {
 ///
 /// To save it, save the states' snapshot *and* the pending tokens; a generation from both goes on exactly as if it had
 /// not been paused. Snapshots without pending tokens can be gone on from with a prompt only.
+///
+/// Text does not reach over a pause: a character of which some byte tokens come before it and some after becomes
+/// replacement characters on either side.
 pub struct Progress {
     /// The states after every token but the pending ones.
     pub states: States,
@@ -28,7 +31,7 @@ pub struct Progress {
 }
 
 impl Prompt {
-    /// A text.
+    /// A text of at least one token.
     pub fn text(text: impl Into<String>) -> Self {
         Self { input: Input::Text(text.into()), progress: None }
     }
@@ -64,8 +67,14 @@ impl Prompt {
         let consumed = states.as_ref().is_some_and(|states| states.lengths() != [0]);
         let place = if consumed || !tokens.is_empty() { Place::After } else { Place::Start };
         let new = match self.input {
-            Input::Text(text) if text.is_empty() => return Err(Error::EmptyPrompt),
-            Input::Text(text) => tokenizer.encode(&text, place)?,
+            Input::Text(text) => {
+                let new = tokenizer.encode(&text, place)?;
+                let beginning = if place == Place::Start { tokenizer.beginning().len() } else { 0 };
+                if new.len() == beginning {
+                    return Err(Error::EmptyPrompt);
+                }
+                new
+            }
             Input::Tokens(new) => new,
             Input::Nothing => Vec::new(),
         };

@@ -74,13 +74,12 @@ impl Tokenizer {
         let bytes = std::fs::read(&path).map_err(|error| {
             broken(format!("{error}; text needs the tokenizer of the checkpoint beside the graphs"))
         })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| broken(format!("expected a tokenizer in the format of `tokenizers`, got {error}")))?;
-        inner.with_padding(None).with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        let (inner, template) = parse(&bytes)
+            .map_err(|problem| broken(format!("expected a tokenizer in the format of `tokenizers`, got {problem}")))?;
         let spelling = Spelling::of(inner.get_decoder()).map_err(broken)?;
         let config_path = bundle.as_ref().join(TOKENIZER_CONFIG_FILE);
         let config = read_json::<TokenizerConfig>(&config_path)?.unwrap_or_default();
-        let beginning = beginning(&inner, &config, &config_path)?;
+        let beginning = beginning(&inner, template, &config, &config_path)?;
         Ok(Self { inner, after: OnceLock::new(), beginning, spelling, path })
     }
 
@@ -146,10 +145,25 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
     }
 }
 
-fn beginning(inner: &tokenizers::Tokenizer, config: &TokenizerConfig, path: &Path) -> Result<Vec<u32>, Error> {
-    let sample = inner.encode_fast("a", true).map_err(|error| Error::Tokenizer(error.to_string()))?;
-    let added = sample.get_special_tokens_mask().iter().take_while(|&&special| special == 1).count();
-    let template = sample.get_ids()[..added].to_vec();
+/// The tokenizer, and the tokens with which its post-processor begins a sequence.
+fn parse(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, Vec<u32>), String> {
+    let parse = || {
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+        tokenizer.with_padding(None).with_truncation(None).map_err(|error| error.to_string())?;
+        let sample = tokenizer.encode_fast("a", true).map_err(|error| error.to_string())?;
+        let added = sample.get_special_tokens_mask().iter().take_while(|&&special| special == 1).count();
+        Ok((tokenizer, sample.get_ids()[..added].to_vec()))
+    };
+    // `tokenizers` panics on merges without the subword prefix and on templates with tokens they do not define.
+    std::panic::catch_unwind(parse).unwrap_or_else(|_| Err("a file that contradicts itself".to_owned()))
+}
+
+fn beginning(
+    inner: &tokenizers::Tokenizer,
+    template: Vec<u32>,
+    config: &TokenizerConfig,
+    path: &Path,
+) -> Result<Vec<u32>, Error> {
     let named = config.bos_token.as_ref().map(NamedToken::content);
     let llama = config.tokenizer_class.as_deref().is_some_and(|class| class.starts_with("Llama")) && named.is_some();
     match config.add_bos_token.or(llama.then_some(true)) {

@@ -189,8 +189,9 @@ fn text_that_only_looked_like_a_stop_string_is_given_late_but_whole() {
     let length = tokenizer.encode(text, Place::After).unwrap().len();
     let mut model = says(&tokenizer, "Say:", text);
     let options = Options { stop: vec!["king, kingdoms".into()], max_new_tokens: length, ..Options::default() };
-    let (_, shown, finish) = run(&mut model, &tokenizer, Prompt::text("Say:"), options);
-    assert_eq!((shown.as_str(), finish), (text, Some(FinishReason::Length)));
+    let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
+    assert_eq!(generation.read_to_end().unwrap(), (text.to_owned(), Some(FinishReason::Length)));
+    assert_eq!(generation.read_to_end().unwrap(), (String::new(), None));
 }
 
 #[test]

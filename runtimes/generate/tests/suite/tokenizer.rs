@@ -26,7 +26,7 @@ fn first_tokens(change: impl FnOnce(&mut Value), config: Option<Value>) -> Vec<u
 }
 
 fn error_of(folder: &Path) -> String {
-    Tokenizer::open(folder).err().expect("an error").to_string()
+    Tokenizer::open(folder).unwrap_err().to_string()
 }
 
 #[test]
@@ -160,5 +160,48 @@ fn generation_config_gives_the_ends_and_its_sampling_only_when_asked() {
         write(folder.path(), "generation_config.json", &broken);
         let error = GenerationConfig::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("generation_config.json: "), "{error}");
+    }
+}
+
+#[test]
+fn whatever_is_wrong_inside_a_tokenizer_it_is_an_error_or_works_and_never_a_panic() {
+    let whole: Value = serde_json::from_slice(&std::fs::read(checkpoint().join("tokenizer.json")).unwrap()).unwrap();
+    let mut places = Vec::new();
+    collect_places(&whole, &mut String::new(), &mut places);
+    assert!(places.len() > 60);
+    for place in places {
+        for wrong in [Value::Null, json!(-1), json!(3), json!(""), json!("▁"), json!([]), json!({})] {
+            let folder = folder(|tokenizer| *tokenizer.pointer_mut(&place).unwrap() = wrong, None);
+            if let Ok(tokenizer) = Tokenizer::open(folder.path())
+                && let Ok(tokens) = tokenizer.encode("€ king\n", Place::After)
+                && let Ok(text) = tokenizer.decode(&tokens)
+            {
+                let mut stream = tokenizer.stream(Place::Start);
+                for token in tokens {
+                    stream.push(token).unwrap();
+                }
+                stream.finish();
+                assert_eq!(stream.text(), text, "{place}");
+            }
+        }
+    }
+}
+
+/// Pointers to every part of a tokenizer but the single words of its vocabulary.
+fn collect_places(value: &Value, at: &mut String, places: &mut Vec<String>) {
+    places.push(at.clone());
+    let mut descend = |name: &str, value: &Value| {
+        let length = at.len();
+        at.push('/');
+        at.push_str(name);
+        collect_places(value, at, places);
+        at.truncate(length);
+    };
+    match value {
+        Value::Object(fields) if fields.len() < 100 => fields.iter().for_each(|(name, value)| descend(name, value)),
+        Value::Array(items) if items.len() < 100 => {
+            items.iter().enumerate().for_each(|(i, value)| descend(&i.to_string(), value));
+        }
+        _ => {}
     }
 }
