@@ -1,1 +1,152 @@
-//! x
+//! A bundle on disk: opened means that its manifest is sound and its files are there, in the sizes it says.
+
+use crate::Error;
+use densessm_proto::{
+    Architecture, GraphKind, Manifest, StateTensor,
+    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
+    states,
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+};
+
+/// A folder made by `densessm export`.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl Bundle {
+    /// Opens a bundle and checks that its files are there. Contents are not read; [`Bundle::verify`] does that.
+    ///
+    /// # Errors
+    /// When the manifest is missing, broken or of another format, or a file is missing or of another size.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(MANIFEST_FILE);
+        let problem = |problem: String| Error::Bundle { path: path.clone(), problem };
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if dir.is_dir() => {
+                problem("not found; expected a bundle made by `densessm export`".to_owned())
+            }
+            _ => Error::Io { path: path.clone(), error },
+        })?;
+        let format = serde_json::from_slice::<serde_json::Value>(&text)
+            .map_err(|error| problem(error.to_string()))?
+            .get("format_version")
+            .and_then(serde_json::Value::as_u64);
+        if format != Some(u64::from(FORMAT_VERSION)) {
+            let got = format.map_or("none".to_owned(), |version| version.to_string());
+            return Err(problem(format!("format_version: expected {FORMAT_VERSION}, got {got}")));
+        }
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| problem(error.to_string()))?;
+        let bundle = Self { dir: dir.to_owned(), manifest };
+        bundle.check_files()?;
+        Ok(bundle)
+    }
+
+    fn check_files(&self) -> Result<(), Error> {
+        let manifest = self.dir.join(MANIFEST_FILE);
+        for entry in &self.manifest.files {
+            let path = self.file(&entry.name)?;
+            let size = fs::metadata(&path).map_err(|error| Error::Io { path: path.clone(), error })?.len();
+            if size != entry.size {
+                return Err(Error::Bundle { path, problem: format!("expected {} bytes, got {size}", entry.size) });
+            }
+        }
+        let listed = |name: &str| self.manifest.files.iter().any(|entry| entry.name == name);
+        let graphs = self.manifest.graphs.iter().map(|graph| graph.file.as_str());
+        match graphs.chain([WEIGHTS_FILE]).find(|name| !listed(name)) {
+            Some(name) => {
+                Err(Error::Bundle { path: manifest, problem: format!("files: expected `{name}` among them") })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The path of a file that the manifest names: beside the manifest and nowhere else.
+    fn file(&self, name: &str) -> Result<PathBuf, Error> {
+        let mut parts = Path::new(name).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::Normal(only)), None) if only == name => Ok(self.dir.join(name)),
+            _ => Err(Error::Bundle {
+                path: self.dir.join(MANIFEST_FILE),
+                problem: format!("files: expected plain file names, got `{name}`"),
+            }),
+        }
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The model's dimensions.
+    pub fn architecture(&self) -> &Architecture {
+        &self.manifest.architecture
+    }
+
+    /// The states a sequence carries, in the order in which the graphs list them.
+    pub fn states(&self) -> Vec<StateTensor> {
+        states::layout(self.architecture())
+    }
+
+    /// The file of a graph.
+    ///
+    /// # Errors
+    /// When the bundle does not hold that graph.
+    pub fn graph_path(&self, kind: GraphKind) -> Result<PathBuf, Error> {
+        match self.manifest.graph(kind) {
+            Some(graph) => self.file(&graph.file),
+            None => {
+                let held: Vec<&str> = self.manifest.graphs.iter().map(|graph| graph.kind.name()).collect();
+                Err(Error::Bundle {
+                    path: self.dir.clone(),
+                    problem: format!("expected a {kind} graph, got {}; export with --mode both", held.join(" and ")),
+                })
+            }
+        }
+    }
+
+    /// What tells models apart: the SHA-256 of the weights.
+    pub fn fingerprint(&self) -> String {
+        let weights = self.manifest.files.iter().find(|entry| entry.name == WEIGHTS_FILE);
+        weights.map(|entry| entry.sha256.clone()).unwrap_or_default()
+    }
+
+    /// Reads every file and compares it with the manifest.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not what was exported.
+    pub fn verify(&self) -> Result<(), Error> {
+        for entry in &self.manifest.files {
+            let path = self.file(&entry.name)?;
+            let sha256 = digest(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
+            if sha256 != entry.sha256 {
+                let problem = format!("expected SHA-256 {}, got {sha256}; export it again", entry.sha256);
+                return Err(Error::Bundle { path, problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn digest(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            read => hash.update(&piece[..read]),
+        }
+    }
+}

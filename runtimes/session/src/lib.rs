@@ -8,6 +8,7 @@
 
 mod bundle;
 mod error;
+pub mod inputs;
 mod model;
 mod snapshot;
 mod tensor;

@@ -47,7 +47,11 @@ pub trait Model: Send {
     ///
     /// # Errors
     /// When an input is missing, unknown or misshapen, or the runtime fails.
-    fn run(&mut self, graph: GraphKind, inputs: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error>;
+    fn run(
+        &mut self,
+        graph: GraphKind,
+        inputs: BTreeMap<String, HostTensor>,
+    ) -> Result<BTreeMap<String, HostTensor>, Error>;
 }
 
 /// How to load a bundle.

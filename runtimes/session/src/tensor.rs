@@ -32,3 +32,19 @@ impl HostTensor {
         }
     }
 }
+
+impl Values {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Float32(values) => values.len(),
+            Self::Int64(values) => values.len(),
+            Self::Int32(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
