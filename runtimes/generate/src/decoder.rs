@@ -52,7 +52,14 @@ impl Spelling {
                     spelling.each.push(part.clone());
                 }
                 DecoderWrapper::Strip(strip) if bytes_open && strip.stop == 0 => spelling.each.push(part.clone()),
-                DecoderWrapper::Strip(strip) if fused && strip.stop == 0 && spelling.trim.1 == 0 => {
+                // Replacement characters always end what is trimmed, so a run of bytes need not be trimmed again when it
+                // turns into them.
+                DecoderWrapper::Strip(strip)
+                    if fused
+                        && strip.stop == 0
+                        && spelling.trim.1 == 0
+                        && strip.content != char::REPLACEMENT_CHARACTER =>
+                {
                     spelling.trim = (strip.content, strip.start);
                 }
                 DecoderWrapper::ByteFallback(_) if bytes_open => spelling.bytes = Bytes::Fallback,

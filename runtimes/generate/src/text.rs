@@ -20,7 +20,6 @@ pub struct TextStream<'a> {
     /// How many bytes of the open run are in `text` already.
     decoded: usize,
     broken: bool,
-    trim_before_run: usize,
     text: String,
     settled: usize,
 }
@@ -34,7 +33,6 @@ impl<'a> TextStream<'a> {
             bytes: Vec::new(),
             decoded: 0,
             broken: false,
-            trim_before_run: 0,
             text: String::new(),
             settled: 0,
         }
@@ -117,7 +115,7 @@ impl<'a> TextStream<'a> {
 
     fn extend_run(&mut self, byte: u8) -> usize {
         if self.bytes.is_empty() {
-            (self.decoded, self.broken, self.trim_before_run) = (0, false, self.trim);
+            (self.decoded, self.broken) = (0, false);
         }
         self.bytes.push(byte);
         let from = self.text.len();
@@ -152,7 +150,6 @@ impl<'a> TextStream<'a> {
 
     fn withdraw_run(&mut self) -> usize {
         self.text.truncate(self.settled);
-        self.trim = self.trim_before_run;
         self.settled
     }
 
