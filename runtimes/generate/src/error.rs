@@ -34,6 +34,9 @@ pub enum Error {
     /// States of several sequences, where one is generated.
     #[error("states: expected those of 1 sequence, got {0}")]
     Batch(usize),
+    /// Saved states whose pending tokens cannot be read.
+    #[error("states: expected a list of token ids as pending tokens, got `{0}`")]
+    Pending(String),
     /// An option out of its range.
     #[error("{name}: {problem}")]
     Option {

@@ -68,7 +68,7 @@ pub fn generate<'a>(
     let sampler = Sampler::new(options.sampling)?;
     let stop = StopStrings::new(options.stop)?;
     let (states, tokens, place) = prompt.open(tokenizer)?;
-    let vocabulary = model.bundle().manifest().architecture.vocab_size();
+    let vocabulary = model.bundle().architecture().vocab_size();
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
         return Err(Error::Token { token, vocabulary });
     }

@@ -1,6 +1,6 @@
 //! What a generation starts from: a text or tokens, at the start of a sequence or after one that was paused.
 
-use crate::{Error, Place, Tokenizer};
+use crate::{Error, Place, Progress, Tokenizer};
 use densessm_session::States;
 
 /// What to go on from.
@@ -13,21 +13,6 @@ enum Input {
     Text(String),
     Tokens(Vec<u32>),
     Nothing,
-}
-
-/// A sequence up to here: what the model has consumed, and what it has yet to.
-///
-/// To save it, save the states' snapshot *and* the pending tokens; a generation from both goes on exactly as if it had
-/// not been paused. Snapshots without pending tokens can be gone on from with a prompt only.
-///
-/// Text does not reach over a pause: a character of which some byte tokens come before it and some after becomes
-/// replacement characters on either side.
-pub struct Progress {
-    /// The states after every token but the pending ones.
-    pub states: States,
-    /// The tokens that the states have not consumed, in order: after a generation that ended, the last token of the
-    /// sequence (of the prompt, if no token was made); after one cancelled while it read its prompt, the rest of it.
-    pub pending: Vec<u32>,
 }
 
 impl Prompt {

@@ -3,8 +3,8 @@
 
 use densessm_generate::Tokenizer;
 use densessm_proto::{
-    Architecture, DenseMamba, GraphEntry, GraphKind, Lowering, Manifest, Precision, Projection,
-    manifest::{FORMAT_VERSION, MANIFEST_FILE},
+    Architecture, DenseMamba, FileEntry, GraphEntry, GraphKind, Lowering, Manifest, Precision, Projection,
+    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
 };
 use densessm_session::{
     Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, StateStore, States, TokenBatch, Values,
@@ -18,6 +18,7 @@ use std::{
 
 pub(crate) const VOCABULARY: usize = 1024;
 const HISTORY: &str = "history";
+const SHA256_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 pub(crate) fn checkpoint() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/checkpoints/densemamba-tiny")
@@ -73,9 +74,16 @@ impl StateStore for History {
 impl FakeModel {
     pub(crate) fn new(graphs: &[GraphKind], speech: Speech) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let entry = |&kind: &GraphKind| {
-            std::fs::write(folder.path().join(kind.file()), b"").unwrap();
-            GraphEntry { kind, file: kind.file().to_owned(), inputs: Vec::new(), outputs: Vec::new() }
+        let names = graphs.iter().map(|kind| kind.file()).chain([WEIGHTS_FILE]);
+        let file = |name: &str| {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+            FileEntry { name: name.to_owned(), size: 0, sha256: SHA256_OF_NOTHING.to_owned() }
+        };
+        let entry = |&kind: &GraphKind| GraphEntry {
+            kind,
+            file: kind.file().to_owned(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
         };
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
@@ -103,7 +111,7 @@ impl FakeModel {
             logits: densessm_proto::Logits::Last,
             graphs: graphs.iter().map(entry).collect(),
             state_bytes_per_sequence: 4,
-            files: Vec::new(),
+            files: names.map(file).collect(),
         };
         std::fs::write(folder.path().join(MANIFEST_FILE), serde_json::to_vec(&manifest).unwrap()).unwrap();
         Self {
@@ -176,8 +184,13 @@ impl Model for FakeModel {
         Ok(States::new(&self.bundle, Box::new(History(vec![Vec::new(); batch])), vec![0; batch]))
     }
 
-    fn restore(&mut self, _: &Snapshot) -> Result<States, Error> {
-        Err(Error::Unusable { what: "fake".to_owned(), problem: "restores nothing".to_owned() })
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<States, Error> {
+        match snapshot.tensors().get(HISTORY).map(|history| &history.values) {
+            Some(Values::Int64(tokens)) => {
+                Ok(States::new(&self.bundle, Box::new(History(vec![tokens.clone()])), snapshot.lengths().to_vec()))
+            }
+            _ => Err(Error::Input { name: HISTORY.to_owned(), problem: "missing".to_owned() }),
+        }
     }
 
     fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {

@@ -6,7 +6,7 @@ use densessm_generate::{
     generate,
 };
 use densessm_proto::GraphKind::{self, Parallel, Recurrent};
-use densessm_session::Model;
+use densessm_session::{Model, Snapshot};
 use std::sync::{Arc, atomic::AtomicBool, atomic::Ordering};
 
 const NEWLINE: u32 = 13;
@@ -156,11 +156,50 @@ fn a_prompt_after_states_is_read_as_if_it_had_been_there_from_the_start() {
     let mut model = FakeModel::both(Speech::Noise);
     let mut system = generate(&mut model, &tokenizer, Prompt::text("KING RICHARD:\n"), sampled(0, 4)).unwrap();
     assert_eq!(drain(&mut system), (vec![], String::new(), Some(FinishReason::Length)));
-    let Progress { states, pending } = system.into_progress();
+    let system = system.into_progress();
     for _ in 0..2 {
-        let progress = Progress { states: states.fork().unwrap(), pending: pending.clone() };
+        let progress = system.fork().unwrap();
         assert_eq!(run(&mut model, &tokenizer, Prompt::text(second).after(progress), sampled(10, 4)), whole);
     }
+}
+
+#[test]
+fn a_saved_sequence_goes_on_in_another_process_as_if_it_had_not_been_paused() {
+    let tokenizer = tokenizer();
+    let whole = run(&mut FakeModel::both(Speech::Noise), &tokenizer, Prompt::text("KING:\n"), sampled(12, 5));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("king.states");
+    for pause in [0, 1, 5] {
+        let mut model = FakeModel::both(Speech::Noise);
+        let mut first = generate(&mut model, &tokenizer, Prompt::text("KING:\n"), sampled(pause, 5)).unwrap();
+        let (mut made, ..) = drain(&mut first);
+        first.into_progress().snapshot().unwrap().save(&file).unwrap();
+
+        let mut model = FakeModel::both(Speech::Noise);
+        let progress = Progress::restore(&mut model, &Snapshot::load(&file).unwrap()).unwrap();
+        made.extend(run(&mut model, &tokenizer, Prompt::resume(progress), sampled(12 - pause, 5)).0);
+        assert_eq!(made, whole.0);
+    }
+}
+
+#[test]
+fn a_snapshot_without_pending_tokens_needs_a_prompt_and_one_with_nonsense_is_an_error() {
+    let tokenizer = tokenizer();
+    let mut model = FakeModel::both(Speech::Noise);
+    let mut read = generate(&mut model, &tokenizer, Prompt::text("KING:\n"), sampled(0, 0)).unwrap();
+    drain(&mut read);
+    let mut snapshot = read.into_progress().snapshot().unwrap();
+    for nonsense in ["", "[-1]", "[1, \"a\"]", "{}"] {
+        snapshot.metadata_mut().insert("pending_tokens".to_owned(), nonsense.to_owned());
+        let error = Progress::restore(&mut model, &snapshot).err().map(|error| error.to_string());
+        assert_eq!(error, Some(format!("states: expected a list of token ids as pending tokens, got `{nonsense}`")));
+    }
+    snapshot.metadata_mut().clear();
+    let progress = Progress::restore(&mut model, &snapshot).unwrap();
+    let alone = generate(&mut model, &tokenizer, Prompt::resume(progress.fork().unwrap()), sampled(3, 0)).err();
+    assert!(matches!(alone, Some(Error::EmptyPrompt)));
+    let prompt = Prompt::text("No.").after(progress);
+    assert_eq!(run(&mut model, &tokenizer, prompt, sampled(3, 0)).0.len(), 3);
 }
 
 #[test]
