@@ -1,1 +1,31 @@
-//! Under construction.
+//! DenseMamba and DenseRetNet checkpoints out of PyTorch and into production.
+//!
+//! What the `densessm` command does is public here: [`export`] a checkpoint to a bundle, load the bundle on a runtime
+//! ([`runtime::load`]), feed it tokens ([`Model`]), [`generate`] text piece by piece, and [snapshot](States::snapshot),
+//! [fork](States::fork) and [restore](Model::restore) the states, whose size does not grow with the text.
+//!
+//! ```no_run
+//! use densessm::{Bundle, Device, Options, Prompt, Tokenizer, generate, runtime};
+//!
+//! let bundle = Bundle::open("bundle".as_ref())?;
+//! let tokenizer = Tokenizer::open(bundle.dir())?;
+//! let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::Cpu)?;
+//! for piece in generate(&mut *model, &tokenizer, Prompt::text("KING RICHARD:\n"), Options::default())? {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod inspect;
+pub mod runtime;
+
+pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
+pub use densessm_checkpoint::Checkpoint;
+pub use densessm_generate::{
+    FinishReason, Generation, GenerationConfig, Options, Piece, Place, Progress, Prompt, Sampling, Statistics, Tokenizer,
+    generate,
+};
+pub use densessm_proto as proto;
+pub use densessm_session::{Bundle, Device, HostTensor, LoadOptions, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values};

@@ -1,0 +1,267 @@
+//! The command line: what can be said, and nothing of what it does.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use densessm::{Device, Preset, proto, runtime};
+use std::path::PathBuf;
+
+/// DenseMamba and DenseRetNet checkpoints out of PyTorch and into production, as ONNX graphs.
+///
+/// Exit codes: 0 done, 1 a check failed, 2 an error.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Export a checkpoint to a bundle: a prefill graph and a step graph over one file of weights.
+    Export(Export),
+    /// Generate text from a bundle, streamed as it is made.
+    Generate(Generate),
+    /// Run one graph of a bundle on the tensors of a safetensors file.
+    Run(Run),
+    /// Show what a bundle or an ONNX file holds, and what a token costs.
+    Inspect(Inspect),
+    /// Make a checkpoint with random weights, for benchmarks and tests.
+    Init(Init),
+    /// Say which runtimes and devices can be used here, and why the others cannot.
+    Doctor(Doctor),
+}
+
+#[derive(Args)]
+pub(crate) struct Export {
+    /// The checkpoint: a folder with config.json and weights (safetensors or pytorch_model.bin).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The bundle to make: a folder that does not exist yet.
+    #[arg(long, value_name = "BUNDLE")]
+    pub(crate) out: PathBuf,
+    /// Which graphs to write.
+    #[arg(long, value_enum, default_value_t = Mode::Both)]
+    pub(crate) mode: Mode,
+    /// How to store the weights.
+    #[arg(long, value_enum, default_value_t = Precision::Fp32)]
+    pub(crate) precision: Precision,
+    /// Which logits the parallel graph returns: each row's last token's, or all.
+    #[arg(long, value_enum, default_value_t = Logits::Last)]
+    pub(crate) logits: Logits,
+    /// How to write the custom operators: as functions that runtimes may replace, or as standard operators only.
+    #[arg(long, value_enum, default_value_t = Lowering::Function)]
+    pub(crate) lowering: Lowering,
+    /// Version of ONNX's operator set, 18 to 22.
+    #[arg(long, value_name = "N", default_value_t = 18)]
+    pub(crate) opset: i64,
+    /// Replace a bundle that is there already.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Generate {
+    /// The bundle.
+    #[arg(long)]
+    pub(crate) bundle: PathBuf,
+    #[command(flatten)]
+    pub(crate) prompt: PromptSource,
+    /// End after so many tokens.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_new_tokens: usize,
+    /// Flatten (above 1) or sharpen (below 1) the distribution; 0 takes the likeliest token.
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f64>,
+    /// Choose among the K likeliest tokens; 0 is all.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have probability P.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of the draw: the same seed gives the same text.
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// End at this text, which is not printed; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Save the states and what is pending, to go on from later.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_state: Option<PathBuf>,
+    /// Go on from states saved earlier.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load_state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) on: On,
+    /// Report text, tokens and timings as JSON instead of streaming the text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(crate) struct PromptSource {
+    /// The prompt.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// A file that holds the prompt.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// The bundle.
+    #[arg(long)]
+    pub(crate) bundle: PathBuf,
+    /// The graph to run.
+    #[arg(long, value_enum)]
+    pub(crate) graph: Graph,
+    /// The inputs by name; states that are absent are zeros.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) inputs: PathBuf,
+    /// Where to write the outputs by name.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) outputs: PathBuf,
+    #[command(flatten)]
+    pub(crate) on: On,
+}
+
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// A bundle or an .onnx file.
+    pub(crate) path: PathBuf,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Init {
+    /// The model's family and size.
+    #[arg(long, value_parser = preset)]
+    pub(crate) preset: Preset,
+    /// The checkpoint to make: a folder that does not exist yet.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Seed of the weights: the same seed gives the same weights.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Replace a checkpoint that is there already.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where to run.
+#[derive(Args)]
+pub(crate) struct On {
+    /// The runtime; `auto` takes ONNX Runtime if one is found, else tract, and says which.
+    #[arg(long, value_enum, default_value_t = Runtime::Auto)]
+    pub(crate) runtime: Runtime,
+    /// The device; there is no fallback to another one.
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    pub(crate) device: DeviceName,
+    /// Threads within one operator; the runtime's own choice if absent.
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// The prefill graph.
+    Parallel,
+    /// The step graph.
+    Recurrent,
+    /// Both.
+    Both,
+}
+
+impl Mode {
+    pub(crate) fn graphs(self) -> Vec<proto::GraphKind> {
+        match self {
+            Self::Parallel => vec![proto::GraphKind::Parallel],
+            Self::Recurrent => vec![proto::GraphKind::Recurrent],
+            Self::Both => vec![proto::GraphKind::Parallel, proto::GraphKind::Recurrent],
+        }
+    }
+}
+
+/// A command-line word for each variant of a type of the library.
+macro_rules! words {
+    ($name:ident => $of:ty { $($(#[$doc:meta])* $variant:ident => $value:expr),+ $(,)? }) => {
+        #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+        pub(crate) enum $name {
+            $($(#[$doc])* $variant),+
+        }
+
+        impl From<$name> for $of {
+            fn from(word: $name) -> Self {
+                match word {
+                    $($name::$variant => $value),+
+                }
+            }
+        }
+    };
+}
+
+words!(Precision => proto::Precision {
+    /// 32-bit floats.
+    Fp32 => proto::Precision::Fp32,
+});
+
+words!(Logits => proto::Logits {
+    /// Each row's last valid token's.
+    Last => proto::Logits::Last,
+    /// Every token's.
+    All => proto::Logits::All,
+});
+
+words!(Lowering => proto::Lowering {
+    /// Custom operators with functions of standard operators behind them.
+    Function => proto::Lowering::Function,
+    /// Standard operators only.
+    Inline => proto::Lowering::Inline,
+});
+
+words!(Graph => proto::GraphKind {
+    /// Prefill.
+    Parallel => proto::GraphKind::Parallel,
+    /// Stepping.
+    Recurrent => proto::GraphKind::Recurrent,
+});
+
+words!(Runtime => runtime::Choice {
+    /// ONNX Runtime if one is found, else tract.
+    Auto => runtime::Choice::Auto,
+    /// ONNX Runtime.
+    Ort => runtime::Choice::Ort,
+    /// tract, pure Rust.
+    Tract => runtime::Choice::Tract,
+});
+
+words!(DeviceName => Device {
+    /// The processor.
+    Cpu => Device::Cpu,
+    /// An NVIDIA card through CUDA.
+    Cuda => Device::Cuda,
+    /// An NVIDIA card through TensorRT.
+    Tensorrt => Device::TensorRt,
+});
+
+fn preset(name: &str) -> Result<Preset, String> {
+    Preset::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {
+        let names = Preset::ALL.map(Preset::name).join(", ");
+        format!("expected one of {names}")
+    })
+}

@@ -1,0 +1,105 @@
+//! `densessm generate`
+
+use super::load;
+use crate::{cli, interrupt};
+use anyhow::{Context, Result, bail};
+use densessm::{
+    Bundle, FinishReason, Generation, GenerationConfig, Options, Progress, Prompt, Sampling, Snapshot,
+    Tokenizer, generate,
+};
+use serde_json::json;
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
+    let cancel = interrupt::watch()?;
+    let bundle = Bundle::open(&arguments.bundle)?;
+    let tokenizer = Tokenizer::open(bundle.dir())?;
+    let prompt = prompt(arguments)?;
+    let snapshot = arguments.load_state.as_deref().map(|path| saved(path, &bundle)).transpose()?;
+    let options = Options {
+        max_new_tokens: arguments.max_new_tokens,
+        sampling: sampling(arguments),
+        stop: arguments.stop.clone(),
+        cancel: Some(cancel),
+        ..GenerationConfig::open(bundle.dir())?.options()
+    };
+
+    let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
+    let mut model = load(&bundle, graphs, &arguments.on)?;
+    let progress = snapshot.map(|snapshot| Progress::restore(&mut *model, &snapshot)).transpose()?;
+    let prompt = match (prompt, progress) {
+        (Some(text), None) => Prompt::text(text),
+        (Some(text), Some(progress)) => Prompt::text(text).after(progress),
+        (None, Some(progress)) => Prompt::resume(progress),
+        (None, None) => bail!("prompt: none given; pass --prompt or --prompt-file, or go on with --load-state"),
+    };
+
+    let mut generation = generate(&mut *model, &tokenizer, prompt, options)?;
+    if arguments.json { report(&mut generation, arguments)? } else { stream(&mut generation)? }
+    match &arguments.save_state {
+        Some(path) => Ok(generation.into_progress().snapshot()?.save(path)?),
+        None => Ok(()),
+    }
+}
+
+fn prompt(arguments: &cli::Generate) -> Result<Option<String>> {
+    match (&arguments.prompt.prompt, &arguments.prompt.prompt_file) {
+        (Some(text), _) => Ok(Some(text.clone())),
+        (None, Some(path)) => Ok(Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Greedy unless something about sampling was said; then at temperature 1 unless that was said too.
+fn sampling(arguments: &cli::Generate) -> Sampling {
+    let cli::Generate { temperature, top_k, top_p, seed, .. } = arguments;
+    if temperature.is_none() && top_k.is_none() && top_p.is_none() && seed.is_none() {
+        return Sampling::GREEDY;
+    }
+    Sampling {
+        temperature: temperature.unwrap_or(1.0),
+        top_k: top_k.unwrap_or(0),
+        top_p: top_p.unwrap_or(1.0),
+        seed: seed.unwrap_or(0),
+    }
+}
+
+/// Prints each piece as it comes.
+fn stream(generation: &mut Generation<'_>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for piece in generation {
+        out.write_all(piece?.text.as_bytes())?;
+        out.flush()?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints text, tokens and timings as JSON.
+fn report(generation: &mut Generation<'_>, arguments: &cli::Generate) -> Result<()> {
+    let (mut text, mut tokens, mut finish) = (String::new(), Vec::new(), None);
+    for piece in generation.by_ref() {
+        let piece = piece?;
+        text.push_str(&piece.text);
+        tokens.extend(piece.token);
+        finish = piece.finish;
+    }
+    let statistics = generation.statistics();
+    let report = json!({
+        "bundle": arguments.bundle, "text": text, "token_ids": tokens, "finish": finish.map(FinishReason::name),
+        "prompt_tokens": statistics.prompt_tokens, "new_tokens": statistics.new_tokens,
+        "time_to_first_token_seconds": statistics.time_to_first_token.map(|time| time.as_secs_f64()),
+        "decode_tokens_per_second": statistics.decode_tokens_per_second(),
+    });
+    println!("{report:#}");
+    Ok(())
+}
+
+fn saved(path: &Path, bundle: &Bundle) -> Result<Snapshot> {
+    let snapshot = Snapshot::load(path)?;
+    snapshot.check(bundle).with_context(|| path.display().to_string())?;
+    Ok(snapshot)
+}

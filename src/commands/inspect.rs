@@ -1,0 +1,99 @@
+//! `densessm inspect`
+
+use crate::{cli, terminal};
+use anyhow::Result;
+use densessm::{
+    Bundle,
+    inspect::{self, GraphReport, TokenCost},
+    proto::Manifest,
+};
+use serde_json::{Value, json};
+
+pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
+    if arguments.path.is_dir() {
+        let bundle = Bundle::open(&arguments.path)?;
+        let kinds = bundle.manifest().graphs.iter().map(|graph| graph.kind);
+        let graphs = kinds.map(|kind| Ok(inspect::graph(&bundle.graph_path(kind)?)?)).collect::<Result<Vec<_>>>()?;
+        let cost = inspect::token_cost(&bundle)?;
+        if arguments.json {
+            let graphs: Vec<Value> = graphs.iter().map(graph_json).collect();
+            println!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost_json(cost) }));
+            return Ok(());
+        }
+        print_manifest(&arguments.path, bundle.manifest())?;
+        print_cost(cost);
+        graphs.iter().for_each(print_graph);
+        return Ok(());
+    }
+    let graph = inspect::graph(&arguments.path)?;
+    if arguments.json {
+        println!("{:#}", graph_json(&graph));
+    } else {
+        print_graph(&graph);
+    }
+    Ok(())
+}
+
+fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
+    println!("{}: {} weights, opset {}, {} lowering", path.display(), manifest.precision, manifest.opset, manifest.lowering);
+    let Value::Object(fields) = serde_json::to_value(&manifest.architecture)? else { return Ok(()) };
+    for (name, value) in fields {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        println!("  {name:<22} {value}");
+    }
+    Ok(())
+}
+
+fn print_cost(cost: TokenCost) {
+    let flops = |count: u64| terminal::scaled(count as f64, "FLOP");
+    println!("a token of one sequence, in the recurrent graph");
+    println!("  projections            {}", flops(cost.projection_flops));
+    println!("  recurrence             {}", flops(cost.recurrence_flops));
+    println!("  weights read           {}", terminal::bytes(cost.weight_bytes));
+    println!("  states read + written  {}", terminal::bytes(cost.state_bytes));
+}
+
+fn print_graph(graph: &GraphReport) {
+    println!("{} ({})", graph.path.display(), terminal::bytes(graph.file_bytes));
+    let sets: Vec<String> = graph.operator_sets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
+    println!("  operator sets          {}", sets.join(", "));
+    for (dtype, (count, bytes)) in &graph.weights {
+        println!("  {dtype:<22} {} in {count} initializers", terminal::bytes(*bytes));
+    }
+    for (name, nodes) in &graph.functions {
+        println!("  function {name}: {nodes} nodes");
+    }
+    for (what, lines) in [("input", &graph.inputs), ("output", &graph.outputs)] {
+        for line in lines {
+            println!("  {what:<6} {line}");
+        }
+    }
+    let mut operators: Vec<_> = graph.operators.iter().collect();
+    operators.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
+    println!("  {} nodes", operators.iter().map(|(_, count)| **count).sum::<usize>());
+    for (name, count) in operators {
+        println!("  {count:>6} {name}");
+    }
+}
+
+fn graph_json(graph: &GraphReport) -> Value {
+    let weights: serde_json::Map<String, Value> = graph
+        .weights
+        .iter()
+        .map(|(dtype, (count, bytes))| (dtype.clone(), json!({ "initializers": count, "bytes": bytes })))
+        .collect();
+    let functions: Vec<Value> =
+        graph.functions.iter().map(|(name, nodes)| json!({ "name": name, "nodes": nodes })).collect();
+    json!({
+        "path": graph.path, "file_bytes": graph.file_bytes, "operator_sets": graph.operator_sets,
+        "operators": graph.operators, "functions": functions, "inputs": graph.inputs, "outputs": graph.outputs,
+        "weights": weights, "projection_flops": graph.projection_flops,
+    })
+}
+
+fn cost_json(cost: TokenCost) -> Value {
+    json!({
+        "projection_flops": cost.projection_flops, "recurrence_flops": cost.recurrence_flops,
+        "weight_bytes": cost.weight_bytes, "state_bytes": cost.state_bytes,
+    })
+}

@@ -1,0 +1,34 @@
+//! The commands: each takes what was said on the command line, calls the library, and reports.
+
+mod doctor;
+mod export;
+mod generate;
+mod init;
+mod inspect;
+mod run;
+
+use crate::cli::{Command, On};
+use anyhow::Result;
+use densessm::{Bundle, LoadOptions, Model, proto::GraphKind, runtime};
+
+/// Runs a command.
+pub(crate) fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    }
+}
+
+/// Loads graphs of a bundle where the command line says; says itself where that was left open.
+fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &On) -> Result<Box<dyn Model>> {
+    let options = LoadOptions { graphs, device: on.device.into(), threads: on.threads };
+    let model = runtime::load_with(bundle, on.runtime.into(), &options)?;
+    if runtime::Choice::from(on.runtime) == runtime::Choice::Auto {
+        eprintln!("running on {}", model.info());
+    }
+    Ok(model)
+}

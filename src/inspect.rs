@@ -1,0 +1,188 @@
+//! What a graph holds and what a token costs, read off the file itself.
+
+use densessm_proto::{
+    Architecture, GraphKind, Manifest,
+    onnx::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto},
+};
+use densessm_session::{Bundle, Error};
+use prost::Message;
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+/// What an `.onnx` file holds.
+#[derive(Clone, Debug)]
+pub struct GraphReport {
+    /// The file.
+    pub path: PathBuf,
+    /// Size of the file in bytes.
+    pub file_bytes: u64,
+    /// Versions of the operator sets, by domain.
+    pub operator_sets: BTreeMap<String, i64>,
+    /// How often each operator stands in the graph, functions counted as one; `domain.Name` for custom ones.
+    pub operators: BTreeMap<String, usize>,
+    /// Names of the functions in the file, with the number of nodes in each body.
+    pub functions: Vec<(String, usize)>,
+    /// Inputs as `name: type[shape]`.
+    pub inputs: Vec<String>,
+    /// Outputs as `name: type[shape]`.
+    pub outputs: Vec<String>,
+    /// Number of weights and their bytes, by element type.
+    pub weights: BTreeMap<String, (usize, u64)>,
+    /// Floating-point operations in matrix products with weights, per row: two per element.
+    pub projection_flops: u64,
+}
+
+/// What one token of one sequence costs in the recurrent graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCost {
+    /// Floating-point operations in matrix products with weights.
+    pub projection_flops: u64,
+    /// Floating-point operations in the recurrence: states' update and read-out, an exponential counted as one.
+    pub recurrence_flops: u64,
+    /// Bytes of weights read; of the embedding, one row, unless it is the output head too.
+    pub weight_bytes: u64,
+    /// Bytes of states read and written.
+    pub state_bytes: u64,
+}
+
+/// Reads a graph file.
+///
+/// # Errors
+/// When the file cannot be read or is not ONNX.
+pub fn graph(path: &Path) -> Result<GraphReport, Error> {
+    let bytes = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let problem = |problem: String| Error::Bundle { path: path.to_owned(), problem };
+    let model = ModelProto::decode(bytes.as_slice()).map_err(|error| problem(format!("not an ONNX file: {error}")))?;
+    let graph = model.graph.as_ref().ok_or_else(|| problem("not an ONNX file: it has no graph".to_owned()))?;
+    let mut operators = BTreeMap::new();
+    count(graph, &mut operators);
+    let mut weights = BTreeMap::new();
+    for tensor in &graph.initializer {
+        let (number, bytes) = weights.entry(dtype(tensor.data_type)).or_insert((0, 0));
+        *number += 1;
+        *bytes += tensor_bytes(tensor);
+    }
+    Ok(GraphReport {
+        path: path.to_owned(),
+        file_bytes: bytes.len() as u64,
+        operator_sets: model
+            .opset_import
+            .iter()
+            .map(|set| (if set.domain.is_empty() { "ai.onnx" } else { &set.domain }.to_owned(), set.version))
+            .collect(),
+        operators,
+        functions: model
+            .functions
+            .iter()
+            .map(|f| {
+                let overload = if f.overload.is_empty() { String::new() } else { format!(" (overload {})", f.overload) };
+                (format!("{}.{}{overload}", f.domain, f.name), f.node.len())
+            })
+            .collect(),
+        inputs: graph.input.iter().map(typed).collect(),
+        outputs: graph.output.iter().map(typed).collect(),
+        weights,
+        projection_flops: projection_flops(graph),
+    })
+}
+
+/// What a token costs, from a bundle's manifest and its recurrent graph (or, without one, its parallel graph).
+///
+/// # Errors
+/// When the graph cannot be read.
+pub fn token_cost(bundle: &Bundle) -> Result<TokenCost, Error> {
+    let manifest = bundle.manifest();
+    let kind = manifest.graph(GraphKind::Recurrent).map_or(GraphKind::Parallel, |graph| graph.kind);
+    let report = graph(&bundle.graph_path(kind)?)?;
+    let all: u64 = report.weights.values().map(|(_, bytes)| bytes).sum();
+    Ok(TokenCost {
+        projection_flops: report.projection_flops,
+        recurrence_flops: recurrence_flops(&manifest.architecture),
+        weight_bytes: all - unread_embedding_bytes(manifest),
+        state_bytes: 2 * manifest.state_bytes_per_sequence,
+    })
+}
+
+/// The rows of the embedding that a token does not touch: all but one, unless the output head reads them.
+fn unread_embedding_bytes(manifest: &Manifest) -> u64 {
+    let (tied, vocab, hidden) = match &manifest.architecture {
+        Architecture::DenseMamba(a) => (a.tie_word_embeddings, a.vocab_size, a.hidden_size),
+        Architecture::DenseRetNet(a) => (a.tie_word_embeddings, a.vocab_size, a.hidden_size),
+    };
+    if tied { 0 } else { ((vocab - 1) * hidden * size_of::<f32>()) as u64 }
+}
+
+fn recurrence_flops(architecture: &Architecture) -> u64 {
+    let flops = match architecture {
+        // Per state: Δa, exp, two products and a sum to update, two to read out; two more for each neighbour read.
+        Architecture::DenseMamba(a) => (0..a.num_hidden_layers)
+            .map(|layer| {
+                let states = a.intermediate_size * a.state_size;
+                let conv = 2 * a.intermediate_size * a.conv_kernel;
+                conv + states * (7 + 2 * a.neighbours(layer).count())
+            })
+            .sum(),
+        // Per state: decay, product and sum to update, two to read out.
+        Architecture::DenseRetNet(a) => a.num_hidden_layers * a.head_key_dim() * a.value_dim * 5,
+    };
+    flops as u64
+}
+
+fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
+    for node in &graph.node {
+        let name = if node.domain.is_empty() { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
+        *operators.entry(name).or_insert(0) += 1;
+        for attribute in &node.attribute {
+            if let Some(sub_graph) = &attribute.g {
+                count(sub_graph, operators);
+            }
+        }
+    }
+}
+
+/// Two operations per element of each weight that a row is multiplied with.
+fn projection_flops(graph: &GraphProto) -> u64 {
+    let weights: HashMap<&str, &TensorProto> =
+        graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let product = |node: &&NodeProto| node.domain.is_empty() && (node.op_type == "MatMul" || node.op_type == "Gemm");
+    let operands = graph.node.iter().filter(product).flat_map(|node| &node.input);
+    operands.filter_map(|name| weights.get(name.as_str())).map(|weight| 2 * elements(weight)).sum()
+}
+
+fn elements(tensor: &TensorProto) -> u64 {
+    tensor.dims.iter().map(|&size| size.unsigned_abs()).product()
+}
+
+fn tensor_bytes(tensor: &TensorProto) -> u64 {
+    let bits = match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Float | DataType::Int32 | DataType::Uint32) => 32,
+        Ok(DataType::Double | DataType::Int64 | DataType::Uint64) => 64,
+        Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16) => 16,
+        Ok(DataType::Int4 | DataType::Uint4) => 4,
+        _ => 8,
+    };
+    (elements(tensor) * bits).div_ceil(8)
+}
+
+fn dtype(data_type: i32) -> String {
+    DataType::try_from(data_type).map_or_else(|_| format!("type {data_type}"), |t| t.as_str_name().to_lowercase())
+}
+
+fn typed(info: &ValueInfoProto) -> String {
+    let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return info.name.clone();
+    };
+    let dims: Vec<String> = tensor
+        .shape
+        .iter()
+        .flat_map(|shape| &shape.dim)
+        .map(|dim| match &dim.value {
+            Some(tensor_shape_proto::dimension::Value::DimValue(size)) => size.to_string(),
+            Some(tensor_shape_proto::dimension::Value::DimParam(symbol)) => symbol.clone(),
+            None => "?".to_owned(),
+        })
+        .collect();
+    format!("{}: {}[{}]", info.name, dtype(tensor.elem_type), dims.join(", "))
+}

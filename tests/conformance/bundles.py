@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Export every model of the repository in every form, and have each bundle judged by what we did not write.
+
+    bundles.py path/to/densessm
+
+Judges: `check_bundle.py` (Python's ONNX Runtime, knowing the contract only), `onnx.checker` with its full check, and
+strict shape inference. Prints a line a bundle and closes with "N passed, N failed"; exit code 1 if any failed.
+"""
+import itertools
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import onnx
+
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+MODELS = sorted((TESTS / "goldens").iterdir()) + sorted((TESTS / "checkpoints").iterdir())
+LOWERINGS = ["function", "inline"]
+LOGITS = ["last", "all"]
+
+
+def onnx_accepts(path):
+    """None, or what `onnx` has to say against a graph."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(path, load_external_data=False)
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return f"{path.name}: {error}"
+    return None
+
+
+def judge(command, model, lowering, logits, folder):
+    """The complaints about one bundle."""
+    bundle = folder / f"{model.name}-{lowering}-{logits}"
+    export = [command, "export", "--model", model, "--out", bundle, "--lowering", lowering, "--logits", logits]
+    run = subprocess.run(export, capture_output=True, text=True)
+    if run.returncode:
+        return [f"export: {run.stderr.strip()}"]
+    complaints = [onnx_accepts(bundle / name) for name in ("parallel.onnx", "recurrent.onnx")]
+    check = [sys.executable, TESTS / "conformance" / "check_bundle.py", bundle, model / "golden.safetensors"]
+    run = subprocess.run(check, capture_output=True, text=True)
+    if run.returncode:
+        failed = [line for line in run.stdout.splitlines() if line.startswith("FAIL")]
+        complaints.append("check_bundle.py: " + "; ".join(failed + [run.stderr.strip()]))
+    return [complaint for complaint in complaints if complaint]
+
+
+def main():
+    command = pathlib.Path(sys.argv[1]).resolve()
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for model, lowering, logits in itertools.product(MODELS, LOWERINGS, LOGITS):
+            complaints = judge(command, model, lowering, logits, pathlib.Path(folder))
+            passed, failed = passed + (not complaints), failed + bool(complaints)
+            print(f"{'FAIL' if complaints else 'ok  '} {model.name}, {lowering}, logits {logits}", *complaints, sep="\n     ")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

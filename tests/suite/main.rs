@@ -1,0 +1,11 @@
+//! The whole, from checkpoint to text: every model of the repository on every runtime, and the command as users meet
+//! it. One binary, because linking the runtimes takes longer than running all of this.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bundles;
+mod command;
+mod conformance;
+mod greedy;
+mod hostile;
+mod states;
