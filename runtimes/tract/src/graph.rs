@@ -1,0 +1,125 @@
+//! One graph of a bundle as an optimised plan.
+
+use crate::{cast::cast, external, inline::inline, tensor::runtime};
+use densessm_proto::{GraphKind, StateTensor, TensorEntry, onnx::ModelProto, states};
+use densessm_session::{Bundle, Error};
+use prost::Message;
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+use tract_onnx::{
+    model::ParseResult,
+    pb,
+    prelude::*,
+    tract_hir::internal::{TypedSimplePlan, TypedSimpleState},
+};
+
+/// What one of a graph's inputs takes, or one of its outputs gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// The tokens of the call.
+    Tokens,
+    /// Valid tokens of each row.
+    Lengths,
+    /// Tokens consumed.
+    Consumed,
+    /// The scores.
+    Logits,
+    /// The state of this place in the layout.
+    State(usize),
+}
+
+/// A graph ready to run.
+pub(crate) struct Graph {
+    kind: GraphKind,
+    plan: Arc<TypedSimplePlan>,
+    /// Kept from call to call for its buffers; gone after a call that failed.
+    turn: Option<TypedSimpleState>,
+    /// What each input takes, in the graph's order.
+    pub(crate) inputs: Vec<Slot>,
+    /// What each output gives, in the graph's order.
+    pub(crate) outputs: Vec<Slot>,
+}
+
+impl Graph {
+    /// Reads and optimises a graph of a bundle.
+    pub(crate) fn load(bundle: &Bundle, kind: GraphKind, options: &RunOptions) -> Result<Self, Error> {
+        let path = bundle.graph_path(kind)?;
+        let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
+        let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        let mut model = ModelProto::decode(&*bytes).map_err(|error| broken(format!("not an ONNX model: {error}")))?;
+        inline(&mut model).map_err(|error| broken(error.to_string()))?;
+        let Some(graph) = &model.graph else { return Err(broken("the model holds no graph".to_owned())) };
+        external::check(graph).map_err(broken)?;
+
+        let layout = bundle.states();
+        let entry = bundle.manifest().graph(kind);
+        let (inputs, outputs) = entry.map_or((&[][..], &[][..]), |entry| (&entry.inputs, &entry.outputs));
+        let inputs = slots(inputs, graph.input.iter().map(|input| input.name.as_str()), &layout).map_err(broken)?;
+        let outputs =
+            slots(outputs, graph.output.iter().map(|output| output.name.as_str()), &layout).map_err(broken)?;
+
+        let plan = guarded(|| plan(&model, bundle.dir(), options)).map_err(runtime(path.display().to_string()))?;
+        Ok(Self { kind, plan, turn: None, inputs, outputs })
+    }
+
+    /// Runs the graph on its inputs in order.
+    pub(crate) fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, Error> {
+        let turn = self.turn.take();
+        let (outputs, turn) = guarded(|| {
+            let mut turn = turn.map_or_else(|| self.plan.spawn(), Ok)?;
+            let outputs = turn.run(inputs)?;
+            Ok((outputs, turn))
+        })
+        .map_err(runtime(format!("running the {} graph", self.kind)))?;
+        self.turn = Some(turn);
+        Ok(outputs)
+    }
+}
+
+/// What the values of a graph stand for, once they are found to be those of the manifest.
+fn slots<'a>(
+    entries: &[TensorEntry],
+    names: impl Iterator<Item = &'a str>,
+    layout: &[StateTensor],
+) -> Result<Vec<Slot>, String> {
+    let names: Vec<&str> = names.collect();
+    let expected: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    if names != expected {
+        return Err(format!("expected inputs or outputs {expected:?} as the manifest says, got {names:?}"));
+    }
+    let slot = |name: &str| match name {
+        states::INPUT_IDS => Some(Slot::Tokens),
+        states::SEQUENCE_LENGTHS => Some(Slot::Lengths),
+        states::PAST_LENGTH | states::PRESENT_LENGTH => Some(Slot::Consumed),
+        states::LOGITS => Some(Slot::Logits),
+        _ => layout.iter().position(|state| state.past == name || state.present == name).map(Slot::State),
+    };
+    names
+        .iter()
+        .map(|name| slot(name).ok_or_else(|| format!("no model of this family has a tensor `{name}`")))
+        .collect()
+}
+
+/// The model as tract runs it, `batch` and `sequence` being symbols.
+fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
+    let mut onnx = tract_onnx::onnx();
+    onnx.op_register.insert("Cast", cast);
+    let model = pb::ModelProto::decode(&*model.encode_to_vec())?;
+    let dir = dir.to_str().ok_or_else(|| TractError::msg("tract takes only folders whose names are UTF-8"))?;
+    let ParseResult { model, unresolved_inputs, .. } = onnx.parse(&model, Some(dir))?;
+    if let Some(name) = unresolved_inputs.first() {
+        return Err(TractError::msg(format!("a node reads `{name}`, which nothing makes")));
+    }
+    model.into_typed()?.into_decluttered()?.into_optimized()?.into_runnable_with_options(options)
+}
+
+/// Runs tract, whose panics on a graph it did not foresee become errors.
+fn guarded<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        Err(TractError::msg(format!("tract panicked: {}", words.unwrap_or("no words"))))
+    })
+}
