@@ -135,7 +135,7 @@ impl<'a> TokenBatch<'a> {
     /// When there is no row, the rows are not of equal width, or a length is not in 1 … width.
     pub fn new(ids: &'a [i64], lengths: &'a [usize]) -> Result<Self, Error> {
         let rows = lengths.len();
-        if rows == 0 || ids.is_empty() || ids.len() % rows != 0 {
+        if rows == 0 || ids.is_empty() || !ids.len().is_multiple_of(rows) {
             return Err(Error::Input {
                 name: "tokens".to_owned(),
                 problem: format!("expected rows of equal width, got {} tokens in {rows} rows", ids.len()),

@@ -1,0 +1,167 @@
+//! `export`: from a checkpoint's folder to a bundle's.
+
+use crate::{Error, folder::Folder, plan::Plan, weights};
+use densessm_checkpoint::Checkpoint;
+use densessm_graph::{Dtype, Model};
+use densessm_models::Options;
+use densessm_proto::{
+    Architecture, Dimension, ElementType, FileEntry, GraphEntry, GraphKind, Logits, Lowering, Manifest, Precision,
+    TensorEntry,
+    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
+    states,
+};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+/// Files of a checkpoint that a bundle takes along as they are, where present.
+const COMPANIONS: [&str; 7] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "tokenizer.model",
+];
+
+/// The choices one has in exporting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// The graphs to write.
+    pub graphs: Vec<GraphKind>,
+    /// How custom operators are written.
+    pub lowering: Lowering,
+    /// Which logits the parallel graph returns.
+    pub logits: Logits,
+    /// Version of ONNX's operator set.
+    pub opset: i64,
+    /// Whether a bundle that is already there is replaced.
+    pub force: bool,
+}
+
+impl Default for ExportOptions {
+    /// Both graphs, functions, the last token's logits, operator set 18; nothing is replaced.
+    fn default() -> Self {
+        Self {
+            graphs: vec![GraphKind::Parallel, GraphKind::Recurrent],
+            lowering: Lowering::Function,
+            logits: Logits::Last,
+            opset: 18,
+            force: false,
+        }
+    }
+}
+
+/// How far the weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes written.
+    pub done: u64,
+    /// Bytes there will be.
+    pub total: u64,
+}
+
+/// A bundle just made.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+}
+
+/// Exports a checkpoint to a bundle.
+///
+/// `progress` is called after each piece of weights; if it breaks, the export ends with [`Error::Stopped`].
+///
+/// # Errors
+/// When the checkpoint is not sound, the target is there already, or a file cannot be read or written. Nothing is
+/// left behind then.
+pub fn export(
+    checkpoint: &Checkpoint,
+    out: &Path,
+    options: &ExportOptions,
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Exported, Error> {
+    let architecture = checkpoint.architecture();
+    let graph_options = Options { opset: options.opset, lowering: options.lowering, logits: options.logits };
+    let models: Vec<(GraphKind, Model)> = options
+        .graphs
+        .iter()
+        .map(|&kind| Ok((kind, densessm_models::graph(architecture, kind, graph_options)?)))
+        .collect::<Result<_, Error>>()?;
+    let plan = Plan::new(models.iter().map(|(_, model)| model))?;
+    checkpoint.account(plan.entries.iter().map(|(weight, _)| (weight.name.as_str(), weight.shape.as_slice())))?;
+
+    let folder = Folder::create(out, MANIFEST_FILE, options.force)?;
+    let mut files = Vec::new();
+    for (kind, model) in &models {
+        let bytes = model.to_onnx(|weight| plan.place(weight)).encode_to_vec();
+        files.push(write_file(folder.path(), kind.file(), &bytes)?);
+    }
+    let sha256 = weights::write(checkpoint, &plan, &folder.path().join(WEIGHTS_FILE), progress)?;
+    files.push(FileEntry { name: WEIGHTS_FILE.to_owned(), size: plan.size, sha256 });
+    for name in COMPANIONS {
+        let path = checkpoint.dir().join(name);
+        if path.is_file() {
+            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            files.push(write_file(folder.path(), name, &bytes)?);
+        }
+    }
+    let manifest = manifest(architecture, options, &models, files);
+    let json = serde_json::to_vec_pretty(&manifest)
+        .map_err(|error| Error::Io { path: MANIFEST_FILE.into(), error: error.into() })?;
+    write_file(folder.path(), MANIFEST_FILE, &json)?;
+    Ok(Exported { path: folder.publish()?, manifest })
+}
+
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, Error> {
+    let path = folder.join(name);
+    fs::write(&path, bytes).map_err(Error::io(&path))?;
+    let sha256 = weights::hex(&Sha256::digest(bytes));
+    Ok(FileEntry { name: name.to_owned(), size: bytes.len() as u64, sha256 })
+}
+
+fn manifest(
+    architecture: &Architecture,
+    options: &ExportOptions,
+    models: &[(GraphKind, Model)],
+    files: Vec<FileEntry>,
+) -> Manifest {
+    let graphs = models.iter().map(|(kind, model)| GraphEntry {
+        kind: *kind,
+        file: kind.file().to_owned(),
+        inputs: model.inputs().map(entry).collect(),
+        outputs: model.outputs().map(entry).collect(),
+    });
+    Manifest {
+        format_version: FORMAT_VERSION,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        architecture: architecture.clone(),
+        precision: Precision::Fp32,
+        opset: options.opset,
+        lowering: options.lowering,
+        logits: options.logits,
+        graphs: graphs.collect(),
+        state_bytes_per_sequence: states::bytes_per_sequence(architecture) as u64,
+        files,
+    }
+}
+
+fn entry((name, tensor): (&str, &densessm_graph::TensorType)) -> TensorEntry {
+    let shape = tensor.shape.iter().map(|dim| match dim.known() {
+        Some(size) => Dimension::Size(size),
+        None => Dimension::Symbol(dim.to_string()),
+    });
+    let dtype = match tensor.dtype {
+        Dtype::I64 => ElementType::Int64,
+        Dtype::I32 => ElementType::Int32,
+        _ => ElementType::Float32,
+    };
+    TensorEntry { name: name.to_owned(), dtype, shape: shape.collect() }
+}
