@@ -2,7 +2,10 @@
 
 use densessm_proto::{
     Architecture, GraphKind, Manifest,
-    onnx::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto},
+    onnx::{
+        GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto,
+        type_proto,
+    },
 };
 use densessm_session::{Bundle, Error};
 use prost::Message;
@@ -77,7 +80,8 @@ pub fn graph(path: &Path) -> Result<GraphReport, Error> {
             .functions
             .iter()
             .map(|f| {
-                let overload = if f.overload.is_empty() { String::new() } else { format!(" (overload {})", f.overload) };
+                let overload =
+                    if f.overload.is_empty() { String::new() } else { format!(" (overload {})", f.overload) };
                 (format!("{}.{}{overload}", f.domain, f.name), f.node.len())
             })
             .collect(),
@@ -132,7 +136,8 @@ fn recurrence_flops(architecture: &Architecture) -> u64 {
 
 fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
     for node in &graph.node {
-        let name = if node.domain.is_empty() { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
+        let name =
+            if node.domain.is_empty() { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
         *operators.entry(name).or_insert(0) += 1;
         for attribute in &node.attribute {
             if let Some(sub_graph) = &attribute.g {

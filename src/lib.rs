@@ -24,8 +24,10 @@ pub mod runtime;
 pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
 pub use densessm_checkpoint::Checkpoint;
 pub use densessm_generate::{
-    FinishReason, Generation, GenerationConfig, Options, Piece, Place, Progress, Prompt, Sampling, Statistics, Tokenizer,
-    generate,
+    FinishReason, Generation, GenerationConfig, Options, Piece, Place, Progress, Prompt, Sampling, Statistics,
+    Tokenizer, generate,
 };
 pub use densessm_proto as proto;
-pub use densessm_session::{Bundle, Device, HostTensor, LoadOptions, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values};
+pub use densessm_session::{
+    Bundle, Device, HostTensor, LoadOptions, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values,
+};

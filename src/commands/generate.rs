@@ -4,8 +4,8 @@ use super::load;
 use crate::{cli, interrupt};
 use anyhow::{Context, Result, bail};
 use densessm::{
-    Bundle, FinishReason, Generation, GenerationConfig, Options, Progress, Prompt, Sampling, Snapshot,
-    Tokenizer, generate,
+    Bundle, FinishReason, Generation, GenerationConfig, Options, Progress, Prompt, Sampling, Snapshot, Tokenizer,
+    generate,
 };
 use serde_json::json;
 use std::{
@@ -38,7 +38,11 @@ pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
     };
 
     let mut generation = generate(&mut *model, &tokenizer, prompt, options)?;
-    if arguments.json { report(&mut generation, arguments)? } else { stream(&mut generation)? }
+    if arguments.json {
+        report(&mut generation, arguments)?
+    } else {
+        stream(&mut generation)?
+    }
     match &arguments.save_state {
         Some(path) => Ok(generation.into_progress().snapshot()?.save(path)?),
         None => Ok(()),

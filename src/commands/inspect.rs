@@ -35,7 +35,13 @@ pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
 }
 
 fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
-    println!("{}: {} weights, opset {}, {} lowering", path.display(), manifest.precision, manifest.opset, manifest.lowering);
+    println!(
+        "{}: {} weights, opset {}, {} lowering",
+        path.display(),
+        manifest.precision,
+        manifest.opset,
+        manifest.lowering
+    );
     let Value::Object(fields) = serde_json::to_value(&manifest.architecture)? else { return Ok(()) };
     for (name, value) in fields {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -1,0 +1,121 @@
+//! Loading a bundle's graphs as sessions on a device.
+
+use crate::{
+    library::{self, Loaded},
+    model::OrtModel,
+};
+use densessm_proto::GraphKind;
+use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model, RuntimeInfo};
+use ort::{
+    ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT},
+    logging::LogLevel,
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
+    session::{Session, builder::GraphOptimizationLevel},
+};
+use std::sync::{Arc, Mutex};
+
+/// Loads graphs of a bundle.
+///
+/// # Errors
+/// When ONNX Runtime or the device cannot be used, or ONNX Runtime does not take a graph.
+pub fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
+    let loaded = library::loaded()?;
+    usable(options.device)?;
+    let open = |kind: GraphKind| match options.graphs.contains(&kind) {
+        true => session(loaded, bundle, kind, options).map(Some),
+        false => Ok(None),
+    };
+    let (parallel, recurrent) = (open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?);
+    let Some(any) = parallel.as_ref().or(recurrent.as_ref()) else {
+        let problem = "expected a graph to load, got none".to_owned();
+        return Err(Error::Input { name: "graphs".to_owned(), problem });
+    };
+    let allocator = state_allocator(any, options.device).map_err(failed("allocating on the device"))?;
+    let info = RuntimeInfo { runtime: "ort", version: loaded.version.clone(), device: options.device };
+    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, Arc::new(Mutex::new(allocator)))?))
+}
+
+/// Whether ONNX Runtime can be used here on a device.
+pub fn availability(device: Device) -> Availability {
+    let checked = library::loaded().and_then(|loaded| usable(device).map(|()| loaded));
+    match checked {
+        Ok(loaded) => Availability::Usable(format!("ONNX Runtime {} at {}", loaded.version, loaded.path.display())),
+        Err(Error::Unusable { what, problem }) => Availability::Unusable(format!("{what}: {problem}")),
+        Err(other) => Availability::Unusable(other.to_string()),
+    }
+}
+
+/// Whether this build of ONNX Runtime has a device's provider and the device answers.
+fn usable(device: Device) -> Result<(), Error> {
+    let (present, provider) = match device {
+        Device::Cpu => return Ok(()),
+        Device::Cuda => (CUDA::is_available(), CUDA::default().build()),
+        Device::TensorRt => (TensorRT::is_available(), TensorRT::default().build()),
+    };
+    let unusable = |problem: String| Err(Error::Unusable { what: format!("ONNX Runtime on {device}"), problem });
+    if !present.unwrap_or(false) {
+        let loaded = library::loaded()?;
+        return unusable(format!(
+            "{} (version {}) was built without it; `pip install onnxruntime-gpu` or set ORT_DYLIB_PATH",
+            loaded.path.display(),
+            loaded.version
+        ));
+    }
+    let loaded = library::loaded()?;
+    let registered = Session::builder(&loaded.environment)
+        .and_then(|builder| Ok(builder.with_execution_providers([provider.error_on_failure()])?));
+    match registered {
+        Ok(_) => Ok(()),
+        Err(error) => unusable(first_line(&error.to_string())),
+    }
+}
+
+fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
+    match device {
+        Device::Cpu => Vec::new(),
+        Device::Cuda => vec![CUDA::default().build().error_on_failure()],
+        // What TensorRT does not take runs on the same card through CUDA.
+        Device::TensorRt => {
+            vec![TensorRT::default().build().error_on_failure(), CUDA::default().build().error_on_failure()]
+        }
+    }
+}
+
+fn session(loaded: &Loaded, bundle: &Bundle, kind: GraphKind, options: &LoadOptions) -> Result<Session, Error> {
+    let path = bundle.graph_path(kind)?;
+    let build = || -> ort::Result<Session> {
+        let mut builder = Session::builder(&loaded.environment)?
+            .with_log_level(LogLevel::Error)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_execution_providers(providers(options.device))?;
+        if let Some(threads) = options.threads {
+            builder = builder.with_intra_threads(threads)?;
+        }
+        builder.commit_from_file(&path)
+    };
+    build().map_err(|error| Error::Runtime {
+        what: format!("{}: loading into ONNX Runtime", path.display()),
+        problem: first_line(&error.to_string()),
+    })
+}
+
+/// Where states live: in the device's own memory.
+fn state_allocator(session: &Session, device: Device) -> ort::Result<Allocator> {
+    match device {
+        Device::Cpu => Ok(Allocator::default()),
+        Device::Cuda | Device::TensorRt => {
+            let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+            Allocator::new(session, memory)
+        }
+    }
+}
+
+/// An error of ONNX Runtime while it was doing something.
+pub(crate) fn failed(what: &str) -> impl Fn(ort::Error) -> Error {
+    let what = format!("ONNX Runtime: {what}");
+    move |error| Error::Runtime { what: what.clone(), problem: first_line(&error.to_string()) }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
