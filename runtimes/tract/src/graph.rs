@@ -9,12 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
-use tract_onnx::{
-    model::ParseResult,
-    pb,
-    prelude::*,
-    tract_hir::internal::{TypedSimplePlan, TypedSimpleState},
-};
+use tract_onnx::{model::ParseResult, pb, prelude::*, tract_hir::internal::TypedSimplePlan};
 
 /// What one of a graph's inputs takes, or one of its outputs gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +30,6 @@ pub(crate) enum Slot {
 pub(crate) struct Graph {
     kind: GraphKind,
     plan: Arc<TypedSimplePlan>,
-    /// Kept from call to call for its buffers; gone after a call that failed.
-    turn: Option<TypedSimpleState>,
     /// What each input takes, in the graph's order.
     pub(crate) inputs: Vec<Slot>,
     /// What each output gives, in the graph's order.
@@ -62,20 +55,14 @@ impl Graph {
             slots(outputs, graph.output.iter().map(|output| output.name.as_str()), &layout).map_err(broken)?;
 
         let plan = guarded(|| plan(&model, bundle.dir(), options)).map_err(runtime(path.display().to_string()))?;
-        Ok(Self { kind, plan, turn: None, inputs, outputs })
+        Ok(Self { kind, plan, inputs, outputs })
     }
 
     /// Runs the graph on its inputs in order.
-    pub(crate) fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, Error> {
-        let turn = self.turn.take();
-        let (outputs, turn) = guarded(|| {
-            let mut turn = turn.map_or_else(|| self.plan.spawn(), Ok)?;
-            let outputs = turn.run(inputs)?;
-            Ok((outputs, turn))
-        })
-        .map_err(runtime(format!("running the {} graph", self.kind)))?;
-        self.turn = Some(turn);
-        Ok(outputs)
+    ///
+    /// Each call is a run of its own: a run kept from the last call would hold on to the states of its scans.
+    pub(crate) fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>, Error> {
+        guarded(|| self.plan.run(inputs)).map_err(runtime(format!("running the {} graph", self.kind)))
     }
 }
 
@@ -104,7 +91,7 @@ fn slots<'a>(
 }
 
 /// The model as tract runs it, `batch` and `sequence` being symbols.
-fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
+pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
     let mut onnx = tract_onnx::onnx();
     onnx.op_register.insert("Cast", cast);
     let model = pb::ModelProto::decode(&*model.encode_to_vec())?;

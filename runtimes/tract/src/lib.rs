@@ -43,3 +43,6 @@ pub fn availability(device: Device) -> Availability {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

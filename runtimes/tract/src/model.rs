@@ -51,12 +51,12 @@ impl TractModel {
         })
     }
 
-    fn graph(&mut self, kind: GraphKind) -> Result<&mut Graph, Error> {
+    fn graph(&self, kind: GraphKind) -> Result<&Graph, Error> {
         let graph = match kind {
-            GraphKind::Parallel => &mut self.parallel,
-            GraphKind::Recurrent => &mut self.recurrent,
+            GraphKind::Parallel => &self.parallel,
+            GraphKind::Recurrent => &self.recurrent,
         };
-        graph.as_mut().ok_or_else(|| Error::Unusable {
+        graph.as_ref().ok_or_else(|| Error::Unusable {
             what: format!("the {kind} graph"),
             problem: "not loaded; name it among the graphs to load".to_owned(),
         })

@@ -1,0 +1,6 @@
+//! The room's own tests, on graphs written here.
+
+mod build;
+mod bundle;
+mod inline;
+mod operators;
