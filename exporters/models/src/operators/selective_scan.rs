@@ -65,21 +65,22 @@ values!(Recurrence { u, delta, a, b, state });
 values!(Neighbour { recurrence, readout });
 values!(ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours });
 
-/// One token's slice of a recurrence: its decay rates do not change over time and are captured.
+/// What drives one token's turn: `[Δ, Δ u, b, r]`, each with the axis it lacks of `[B, D, N]` as one of size 1.
 type Slice<'g> = [Value<'g>; 4];
 
 impl<'g> Recurrence<'g> {
-    /// `[Δ, Δ u, b]` over time, Δ being 0 behind each row's end: decay 1, input 0.
-    fn driven(self, valid: Value<'g>) -> [Value<'g>; 3] {
+    /// What drives the recurrence over time, Δ being 0 behind each row's end: decay 1, input 0.
+    fn driven(self, readout: Value<'g>, valid: Value<'g>) -> Slice<'g> {
         let delta = self.delta.softplus() * valid;
-        [delta, delta * self.u, self.b]
+        let (of_channels, of_states) = (|x: Value<'g>| x.unsqueeze(-1), |x: Value<'g>| x.unsqueeze(2));
+        [of_channels(delta), of_channels(delta * self.u), of_states(self.b), of_states(readout)]
     }
 }
 
-/// `h_t c_t` after `h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ`: returns `h [B, D, N]` and `[B, D]`.
-fn turn<'g>(a: Value<'g>, h: Value<'g>, [delta, driven, b, c]: Slice<'g>) -> (Value<'g>, Value<'g>) {
-    let h = (delta.unsqueeze(-1) * a).exp() * h + driven.unsqueeze(-1) * b.unsqueeze(1);
-    (h, h.matmul(c.unsqueeze(-1)).squeeze(-1))
+/// `h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ`, read out as `h_t r_t`: returns `[B, D, N]` and `[B, D, 1]`.
+fn turn<'g>(a: Value<'g>, h: Value<'g>, [delta, driven, b, readout]: Slice<'g>) -> (Value<'g>, Value<'g>) {
+    let h = (delta * a).exp() * h + driven * b;
+    (h, (h * readout).reduce_sum(-1))
 }
 
 impl Operator for SelectiveScan {
@@ -96,13 +97,11 @@ impl Operator for SelectiveScan {
     fn body<'g>(&self, p: Scope<'g>, inputs: ScanInputs<'g>) -> [Value<'g>; 2] {
         let ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours } = inputs;
         let valid = valid(p, lengths, own.u);
-        let slices = |recurrence: Recurrence<'g>, readout| {
-            let [delta, driven, b] = recurrence.driven(valid);
-            [delta, driven, b, readout]
-        };
         let states = (own.state, neighbours.iter().map(|n| n.recurrence.state).collect::<Vec<_>>());
-        let over_time =
-            (slices(own, c), neighbours.iter().map(|n| slices(n.recurrence, n.readout)).collect::<Vec<Slice<'g>>>());
+        let over_time = (
+            own.driven(c, valid),
+            neighbours.iter().map(|n| n.recurrence.driven(n.readout, valid)).collect::<Vec<Slice<'g>>>(),
+        );
 
         let ((state, _), (y, dense)) = p.scan(1, states, over_time, |(h, others), (slice, other_slices)| {
             let (h, y) = turn(own.a, h, slice);
@@ -114,6 +113,7 @@ impl Operator for SelectiveScan {
             let sum = reads.into_iter().reduce(|sum, read| sum + read);
             ((h, others), (y, sum))
         });
+        let (y, dense) = (y.squeeze(-1), dense.map(|dense| dense.squeeze(-1)));
         let y = dense.map_or(y, |dense| y + channel_gate.map_or(dense, |gate| gate * dense));
         [(y + skip * own.u) * z.silu(), state]
     }
