@@ -24,8 +24,6 @@ macro_rules! unary {
 }
 
 unary! {
-    /// Absolute value.
-    abs => "Abs";
     /// Cosine of an angle in radians.
     cos => "Cos";
     /// `e^x`.
@@ -45,6 +43,15 @@ unary! {
 }
 
 impl<'g> Value<'g> {
+    /// Absolute value.
+    #[track_caller]
+    pub fn abs(self) -> Value<'g> {
+        self.apply("Abs", &[], vec![], |types| match types[0].dtype {
+            Dtype::Bool => Err(format!("expected numbers, got {}", types[0])),
+            _ => Ok(types[0].clone()),
+        })
+    }
+
     /// `x · sigmoid(x)`.
     #[track_caller]
     pub fn silu(self) -> Value<'g> {

@@ -14,10 +14,18 @@ pub use retention_step::{RetentionStep, RetentionStepInputs};
 pub use selective_scan::{Neighbour, Recurrence, ScanInputs, SelectiveScan};
 pub use selective_step::{NeighbourState, SelectiveStep, StepInputs};
 
-use densessm_graph::{Dtype, Scope, Value};
+use densessm_graph::{Dim, Dtype, Scope, Value};
+
+/// The tokens of the call, counted from 0: int64 `[time]`.
+///
+/// The absolute value changes nothing; it hides from tract that these are consecutive numbers, about which its
+/// optimiser would otherwise reason symbolically for longer than all else takes.
+fn counted<'g>(p: Scope<'g>, time: Dim) -> Value<'g> {
+    p.range(time).abs()
+}
 
 /// Which tokens of right-padded rows count: `[batch] -> [batch, time, 1]`, 1 up to each row's end and 0 behind it.
 fn valid<'g>(p: Scope<'g>, lengths: Value<'g>, like: Value<'g>) -> Value<'g> {
-    let position = p.range(like.dim(1));
+    let position = counted(p, like.dim(1));
     position.less(lengths.cast(Dtype::I64).unsqueeze(1)).cast(Dtype::F32).unsqueeze(-1)
 }

@@ -1,5 +1,6 @@
 //! Retention over a sequence, in its parallel form.
 
+use super::counted;
 use densessm_graph::{Attribute, Dtype, Operator, Scope, Value, concat, values};
 use densessm_proto::{DenseRetNet, operators};
 
@@ -74,7 +75,7 @@ impl Operator for Retention {
         let v = v.unflatten([heads, dv]).transpose([0, 2, 1, 3]); // [B, H, T, dv]
 
         let log_decay = p.floats("log_decay", &log_decays(heads)).unsqueeze(-1).unsqueeze(-1); // [H, 1, 1]
-        let i = p.range(q.dim(2)).cast(Dtype::F32); // [T]
+        let i = counted(p, q.dim(2)).cast(Dtype::F32); // [T]
         let zero = p.scalar(0.0);
 
         // D_ij = γ^(i-j) for i ≥ j, else 0; the exponent is held at 0 where it does not count.
