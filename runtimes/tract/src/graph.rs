@@ -9,7 +9,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
-use tract_onnx::{model::ParseResult, pb, prelude::*, tract_hir::internal::TypedSimplePlan};
+use tract_onnx::{
+    model::ParseResult, pb, prelude::*, tract_core::optim::Optimizer, tract_hir::internal::TypedSimplePlan,
+};
 
 /// What one of a graph's inputs takes, or one of its outputs gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,14 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
     if let Some(name) = unresolved_inputs.first() {
         return Err(TractError::msg(format!("a node reads `{name}`, which nothing makes")));
     }
-    model.into_typed()?.into_decluttered()?.into_optimized()?.into_runnable_with_options(options)
+    let mut model = model.into_typed()?;
+    // The pass that moves axes never ends where scans run along an axis other than the first: it swaps the axes of
+    // the tensors between two scans to and fro.
+    let mut declutter = Optimizer::declutter();
+    declutter.passes.retain(|pass| format!("{pass:?}") != "ChangeAxes");
+    declutter.optimize(&mut model)?;
+    model.optimize()?;
+    model.into_runnable_with_options(options)
 }
 
 /// Runs tract, whose panics on a graph it did not foresee become errors.
