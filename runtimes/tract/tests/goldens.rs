@@ -1,5 +1,7 @@
 //! Real checkpoints, exported in both lowerings, against logits made by PyTorch.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
 use densessm_proto::{GraphKind, Logits, Lowering};
