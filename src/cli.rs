@@ -72,13 +72,13 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_new_tokens: usize,
     /// Flatten (above 1) or sharpen (below 1) the distribution; 0 takes the likeliest token.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
     /// Choose among the K likeliest tokens; 0 is all.
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
     /// Choose among the likeliest tokens that together have probability P.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
     /// Seed of the draw: the same seed gives the same text.
     #[arg(long, value_name = "S")]

@@ -3,6 +3,14 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{io, time::Duration};
 
+/// Prints a line to stdout; a reader that went away is an error that [`is_broken_pipe`] knows, not a panic.
+macro_rules! say {
+    ($($line:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))?
+    };
+}
+pub(crate) use say;
+
 /// A bar over bytes on stderr, if that is a terminal and the work takes over a second.
 pub(crate) fn byte_bar(what: &'static str) -> ProgressBar {
     bar(what, "{msg} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}")

@@ -1,6 +1,7 @@
 //! `densessm doctor`
 
 use crate::cli;
+use crate::terminal::say;
 use anyhow::Result;
 use densessm::{Device, runtime};
 use densessm_session::Availability;
@@ -21,13 +22,13 @@ pub(crate) fn run(arguments: &cli::Doctor) -> Result<()> {
                 json!({ "runtime": choice.name(), "device": device.to_string(), "usable": usable, "detail": detail })
             })
             .collect();
-        println!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "runtimes": rows }));
+        say!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "runtimes": rows }));
         return Ok(());
     }
-    println!("densessm {}", env!("CARGO_PKG_VERSION"));
+    say!("densessm {}", env!("CARGO_PKG_VERSION"));
     for (choice, device, availability) in &rows {
         let (usable, detail) = parts(availability);
-        println!("{:<5} {:<8} {:<3} {detail}", choice.name(), device.to_string(), if usable { "yes" } else { "no" });
+        say!("{:<5} {:<8} {:<3} {detail}", choice.name(), device.to_string(), if usable { "yes" } else { "no" });
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `densessm export`
 
+use crate::terminal::say;
 use crate::{cli, interrupt, terminal};
 use anyhow::Result;
 use densessm::{Checkpoint, ExportOptions, export, proto::Manifest};
@@ -36,13 +37,13 @@ fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> 
     let total: u64 = manifest.files.iter().map(|file| file.size).sum();
     if as_json {
         let report = json!({ "bundle": out, "bytes": total, "seconds": elapsed.as_secs_f64(), "manifest": manifest });
-        println!("{report:#}");
+        say!("{report:#}");
         return Ok(());
     }
-    println!("{} in {:.1} s ({})", out.display(), elapsed.as_secs_f64(), terminal::bytes(total));
+    say!("{} in {:.1} s ({})", out.display(), elapsed.as_secs_f64(), terminal::bytes(total));
     for file in &manifest.files {
-        println!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
+        say!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
     }
-    println!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
+    say!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
     Ok(())
 }

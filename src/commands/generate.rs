@@ -1,6 +1,7 @@
 //! `densessm generate`
 
 use super::load;
+use crate::terminal::say;
 use crate::{cli, interrupt};
 use anyhow::{Context, Result, bail};
 use densessm::{
@@ -98,7 +99,7 @@ fn report(generation: &mut Generation<'_>, arguments: &cli::Generate) -> Result<
         "time_to_first_token_seconds": statistics.time_to_first_token.map(|time| time.as_secs_f64()),
         "decode_tokens_per_second": statistics.decode_tokens_per_second(),
     });
-    println!("{report:#}");
+    say!("{report:#}");
     Ok(())
 }
 

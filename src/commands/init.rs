@@ -1,5 +1,6 @@
 //! `densessm init`
 
+use crate::terminal::say;
 use crate::{cli, terminal};
 use anyhow::Result;
 use densessm::init;
@@ -17,10 +18,10 @@ pub(crate) fn run(arguments: &cli::Init) -> Result<()> {
             "checkpoint": arguments.out, "preset": arguments.preset.name(), "seed": arguments.seed,
             "parameters": made.parameters, "architecture": made.architecture,
         });
-        println!("{report:#}");
+        say!("{report:#}");
     } else {
         let (out, parameters) = (arguments.out.display(), terminal::scaled(made.parameters as f64, ""));
-        println!("{out}: {} with {parameters} random parameters, seed {}", arguments.preset.name(), arguments.seed);
+        say!("{out}: {} with {parameters} random parameters, seed {}", arguments.preset.name(), arguments.seed);
     }
     Ok(())
 }

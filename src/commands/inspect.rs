@@ -1,5 +1,6 @@
 //! `densessm inspect`
 
+use crate::terminal::say;
 use crate::{cli, terminal};
 use anyhow::Result;
 use densessm::{
@@ -17,25 +18,24 @@ pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
         let cost = inspect::token_cost(&bundle)?;
         if arguments.json {
             let graphs: Vec<Value> = graphs.iter().map(graph_json).collect();
-            println!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost_json(cost) }));
+            say!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost_json(cost) }));
             return Ok(());
         }
         print_manifest(&arguments.path, bundle.manifest())?;
-        print_cost(cost);
-        graphs.iter().for_each(print_graph);
-        return Ok(());
+        print_cost(cost)?;
+        return graphs.iter().try_for_each(print_graph);
     }
     let graph = inspect::graph(&arguments.path)?;
     if arguments.json {
-        println!("{:#}", graph_json(&graph));
+        say!("{:#}", graph_json(&graph));
     } else {
-        print_graph(&graph);
+        print_graph(&graph)?;
     }
     Ok(())
 }
 
 fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
-    println!(
+    say!(
         "{}: {} weights, opset {}, {} lowering",
         path.display(),
         manifest.precision,
@@ -45,41 +45,43 @@ fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
     let Value::Object(fields) = serde_json::to_value(&manifest.architecture)? else { return Ok(()) };
     for (name, value) in fields {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        println!("  {name:<22} {value}");
+        say!("  {name:<22} {value}");
     }
     Ok(())
 }
 
-fn print_cost(cost: TokenCost) {
+fn print_cost(cost: TokenCost) -> Result<()> {
     let flops = |count: u64| terminal::scaled(count as f64, "FLOP");
-    println!("a token of one sequence, in the recurrent graph");
-    println!("  projections            {}", flops(cost.projection_flops));
-    println!("  recurrence             {}", flops(cost.recurrence_flops));
-    println!("  weights read           {}", terminal::bytes(cost.weight_bytes));
-    println!("  states read + written  {}", terminal::bytes(cost.state_bytes));
+    say!("a token of one sequence, in the recurrent graph");
+    say!("  projections            {}", flops(cost.projection_flops));
+    say!("  recurrence             {}", flops(cost.recurrence_flops));
+    say!("  weights read           {}", terminal::bytes(cost.weight_bytes));
+    say!("  states read + written  {}", terminal::bytes(cost.state_bytes));
+    Ok(())
 }
 
-fn print_graph(graph: &GraphReport) {
-    println!("{} ({})", graph.path.display(), terminal::bytes(graph.file_bytes));
+fn print_graph(graph: &GraphReport) -> Result<()> {
+    say!("{} ({})", graph.path.display(), terminal::bytes(graph.file_bytes));
     let sets: Vec<String> = graph.operator_sets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
-    println!("  operator sets          {}", sets.join(", "));
+    say!("  operator sets          {}", sets.join(", "));
     for (dtype, (count, bytes)) in &graph.weights {
-        println!("  {dtype:<22} {} in {count} initializers", terminal::bytes(*bytes));
+        say!("  {dtype:<22} {} in {count} initializers", terminal::bytes(*bytes));
     }
     for (name, nodes) in &graph.functions {
-        println!("  function {name}: {nodes} nodes");
+        say!("  function {name}: {nodes} nodes");
     }
     for (what, lines) in [("input", &graph.inputs), ("output", &graph.outputs)] {
         for line in lines {
-            println!("  {what:<6} {line}");
+            say!("  {what:<6} {line}");
         }
     }
     let mut operators: Vec<_> = graph.operators.iter().collect();
     operators.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
-    println!("  {} nodes", operators.iter().map(|(_, count)| **count).sum::<usize>());
+    say!("  {} nodes", operators.iter().map(|(_, count)| **count).sum::<usize>());
     for (name, count) in operators {
-        println!("  {count:>6} {name}");
+        say!("  {count:>6} {name}");
     }
+    Ok(())
 }
 
 fn graph_json(graph: &GraphReport) -> Value {

@@ -1,6 +1,6 @@
 //! The repository's models, exported, and the runtimes they are loaded on.
 
-use densessm::{Bundle, Checkpoint, Device, ExportOptions, Model, export, proto::Logits, proto::Lowering, runtime};
+use densessm::{Bundle, Checkpoint, Device, ExportOptions, Model, export, proto::Lowering, runtime};
 use safetensors::SafeTensors;
 use std::{
     ops::ControlFlow,
@@ -52,11 +52,6 @@ pub(crate) fn exported(model: &Path, options: &ExportOptions) -> Exported {
     let checkpoint = Checkpoint::open(model).unwrap();
     export(&checkpoint, &out, options, |_| ControlFlow::Continue(())).unwrap();
     Exported { bundle: Bundle::open(&out).unwrap(), _folder: folder }
-}
-
-/// Exports a model with the logits of every token.
-pub(crate) fn exported_all(model: &Path) -> Exported {
-    exported(model, &ExportOptions { logits: Logits::All, ..ExportOptions::default() })
 }
 
 /// Loads both graphs of a bundle on the CPU.
@@ -113,7 +108,11 @@ impl Golden {
 pub(crate) fn assert_close(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let largest = want.iter().fold(0_f32, |largest, value| largest.max(value.abs()));
-    let error = got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0_f32, |a, b| if b.is_nan() { b } else { a.max(b) });
+    let error = got
+        .iter()
+        .zip(want)
+        .map(|(got, want)| (got - want).abs())
+        .fold(0_f32, |a, b| if b.is_nan() { b } else { a.max(b) });
     let allowed = ABSOLUTE + RELATIVE * largest;
     assert!(error <= allowed, "{what}: expected an error of at most {allowed}, got {error}");
 }

@@ -86,7 +86,7 @@ fn handed_over(model: &mut dyn Model, golden: &Golden, what: &str) {
 fn in_pieces(model: &mut dyn Model, golden: &Golden, what: &str) {
     let row = golden.row(0);
     let mut states = model.initial_states(1).unwrap();
-    let mut at = 0;
+    let mut at = 0_usize;
     for (i, size) in [1, 5, 1, 2, 16, 1, 1, usize::MAX].into_iter().enumerate() {
         let piece = &row[at..at.saturating_add(size).min(row.len())];
         if piece.is_empty() {

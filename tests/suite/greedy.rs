@@ -9,7 +9,8 @@ fn greedy_text_equals_pytorchs_on_every_runtime() {
     for name in ["densemamba-tiny", "denseretnet-tiny"] {
         let checkpoint = trained(name);
         let expected: Value = serde_json::from_slice(&std::fs::read(checkpoint.join("greedy.json")).unwrap()).unwrap();
-        let ids: Vec<u32> = expected["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let ids: Vec<u32> =
+            expected["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         let (prompt, text) = (expected["prompt"].as_str().unwrap(), expected["text"].as_str().unwrap());
         let prompt_tokens = expected["prompt_tokens"].as_u64().unwrap() as usize;
 

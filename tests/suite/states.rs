@@ -12,8 +12,11 @@ fn states_saved_on_one_runtime_go_on_on_any_other() {
         let golden = Golden::open(&golden_model);
         let exported = exported(&golden_model, &ExportOptions::default());
         let file = exported.bundle.dir().join("states");
-        let (batch, cut) = (golden.lengths.len(), 7);
-        let head: Vec<i64> = (0..batch).flat_map(|row| &golden.row(row)[..cut]).copied().collect();
+        let cut = 7;
+        let rows: Vec<usize> = (0..golden.lengths.len()).filter(|&row| golden.lengths[row] > cut).collect();
+        let batch = rows.len();
+        assert!(batch > 1, "{name} has too few rows of more than {cut} tokens");
+        let head: Vec<i64> = rows.iter().flat_map(|&row| &golden.row(row)[..cut]).copied().collect();
         for from in RUNTIMES {
             let mut model = load(&exported.bundle, from);
             let mut states = model.initial_states(batch).unwrap();
@@ -25,11 +28,11 @@ fn states_saved_on_one_runtime_go_on_on_any_other() {
                 assert_eq!(snapshot.lengths(), vec![cut as i64; batch]);
                 let mut model = load(&exported.bundle, to);
                 let mut states = model.restore(&snapshot).unwrap();
-                let next: Vec<i64> = (0..batch).map(|row| golden.row(row)[cut]).collect();
+                let next: Vec<i64> = rows.iter().map(|&row| golden.row(row)[cut]).collect();
                 let logits = model.step(&next, &mut states).unwrap();
-                for row in 0..batch {
+                for (i, &row) in rows.iter().enumerate() {
                     let what = format!("{name}, {} to {}, row {row}", from.name(), to.name());
-                    assert_close(logits.at(row, 0), golden.at(row, cut), &what);
+                    assert_close(logits.at(i, 0), golden.at(row, cut), &what);
                 }
             }
         }

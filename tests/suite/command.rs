@@ -1,0 +1,236 @@
+//! The command as users meet it: what it prints, what it writes, how it ends.
+
+use crate::bundles::{golden, trained};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+pub(crate) fn densessm() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_densessm"))
+}
+
+/// Runs a command that must succeed and returns what it printed.
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{command:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with an error, and returns its one line.
+pub(crate) fn error(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let line = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{command:?}: {line}");
+    assert!(stdout.is_empty(), "{command:?} printed {stdout:?}");
+    assert!(line.starts_with("error: "), "{line}");
+    line.trim_end().to_owned()
+}
+
+pub(crate) fn export(model: &Path, out: &Path) -> Command {
+    let mut command = densessm();
+    command.arg("export").arg("--model").arg(model).arg("--out").arg(out);
+    command
+}
+
+/// A bundle of a model in a folder of its own.
+fn bundle(model: &Path) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    printed(&mut export(model, &out));
+    (folder, out)
+}
+
+fn generate(bundle: &Path) -> Command {
+    let mut command = densessm();
+    command.arg("generate").arg("--bundle").arg(bundle).args(["--runtime", "tract"]);
+    command
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn export_writes_a_bundle_and_nothing_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    let text = printed(&mut export(&trained("densemamba-tiny"), &out));
+    assert!(text.contains("parallel.onnx") && text.contains("model.onnx.data"), "{text}");
+    assert_eq!(names(folder.path()), ["bundle"]);
+    assert_eq!(
+        names(&out),
+        [
+            "config.json",
+            "densessm.json",
+            "generation_config.json",
+            "model.onnx.data",
+            "parallel.onnx",
+            "recurrent.onnx",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
+    let manifest: Value = serde_json::from_slice(&fs::read(out.join("densessm.json")).unwrap()).unwrap();
+    assert_eq!(manifest["architecture"]["family"], "dense_mamba");
+    assert_eq!(manifest["state_bytes_per_sequence"], 6 * (320 * 3 + 320 * 16) * 4);
+}
+
+#[test]
+fn export_replaces_a_bundle_only_when_told_to_and_never_anything_else() {
+    let (folder, out) = bundle(&golden("denseretnet-m0"));
+    let line = error(&mut export(&golden("denseretnet-m0"), &out));
+    assert!(line.contains("exists already") && line.contains("--force"), "{line}");
+    printed(export(&golden("mamba-m0-transformers"), &out).args(["--force", "--mode", "recurrent"]));
+    assert_eq!(names(&out), ["config.json", "densessm.json", "model.onnx.data", "recurrent.onnx"]);
+
+    let precious = folder.path().join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("thesis.tex"), "years").unwrap();
+    let line = error(export(&golden("denseretnet-m0"), &precious).arg("--force"));
+    assert!(line.contains("refusing to replace a folder without densessm.json"), "{line}");
+    assert_eq!(names(&precious), ["thesis.tex"]);
+    assert_eq!(names(folder.path()), ["bundle", "precious"]);
+}
+
+#[test]
+fn equal_exports_are_equal_to_the_byte() {
+    let (_one, a) = bundle(&golden("densemamba-m2-both-gates"));
+    let (_two, b) = bundle(&golden("densemamba-m2-both-gates"));
+    for name in names(&a) {
+        assert_eq!(fs::read(a.join(&name)).unwrap(), fs::read(b.join(&name)).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn generate_streams_the_text_that_the_model_was_trained_to_say() {
+    let (_folder, out) = bundle(&trained("densemamba-tiny"));
+    let text = printed(generate(&out).args(["--prompt", "KING RICHARD:\n", "--max-new-tokens", "20"]));
+    assert!(text.starts_with("Then, Buckingham, and Green\n"), "{text}");
+    let stopped = printed(generate(&out).args(["--prompt", "KING RICHARD:\n", "--stop", ", and Gr"]));
+    assert_eq!(stopped, "Then, Buckingham\n");
+    let sampled =
+        |seed: &str| printed(generate(&out).args(["--prompt", "KING", "--seed", seed, "--max-new-tokens", "30"]));
+    assert_eq!(sampled("7"), sampled("7"));
+    assert_ne!(sampled("7"), sampled("8"));
+}
+
+#[test]
+fn generate_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
+    for model in ["densemamba-tiny", "denseretnet-tiny"] {
+        let (folder, out) = bundle(&trained(model));
+        let state = folder.path().join("state");
+        let ids = |command: &mut Command| {
+            let report: Value = serde_json::from_str(&printed(command.arg("--json"))).unwrap();
+            report["token_ids"].as_array().unwrap().clone()
+        };
+        let whole = ids(generate(&out).args(["--prompt", "KING RICHARD:\n", "--max-new-tokens", "30"]));
+        let mut first = generate(&out);
+        first.args(["--prompt", "KING RICHARD:\n", "--max-new-tokens", "12", "--save-state"]).arg(&state);
+        let mut parts = ids(&mut first);
+        parts.extend(ids(generate(&out).args(["--max-new-tokens", "18", "--load-state"]).arg(&state)));
+        assert_eq!(parts, whole, "{model}");
+    }
+}
+
+#[test]
+fn run_feeds_a_graph_by_name() {
+    let model = golden("denseretnet-m1-reference-layout");
+    let (folder, out) = bundle(&model);
+    for runtime in ["tract", "ort"] {
+        let outputs = folder.path().join("outputs");
+        let mut command = densessm();
+        command.args(["run", "--graph", "parallel", "--runtime", runtime, "--bundle"]).arg(&out);
+        // A golden's tokens and lengths are named as the graph's inputs are; its logits are not an input.
+        let bytes = fs::read(model.join("golden.safetensors")).unwrap();
+        let golden = SafeTensors::deserialize(&bytes).unwrap();
+        let inputs = ["input_ids", "sequence_lengths"].map(|name| (name, golden.tensor(name).unwrap()));
+        fs::write(folder.path().join("inputs"), safetensors::serialize(inputs, None).unwrap()).unwrap();
+        printed(command.arg("--inputs").arg(folder.path().join("inputs")).arg("--outputs").arg(&outputs));
+        let bytes = fs::read(&outputs).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let (batch, vocabulary) = (golden.tensor("logits").unwrap().shape()[0], 96);
+        assert_eq!(tensors.tensor("logits").unwrap().shape(), [batch, 1, vocabulary]);
+        assert_eq!(tensors.tensor("present.3.recurrent_state").unwrap().shape(), [batch, 2, 16, 64]);
+        let lengths = |name: &str, tensors: &SafeTensors<'_>| tensors.tensor(name).unwrap().data().to_vec();
+        let present: Vec<i64> =
+            lengths("present_length", &tensors).as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
+        let given: Vec<i64> =
+            lengths("sequence_lengths", &golden).as_chunks().0.iter().map(|&b| i32::from_le_bytes(b).into()).collect();
+        assert_eq!(present, given, "{runtime}");
+    }
+}
+
+#[test]
+fn inspect_counts_what_is_there() {
+    let (_folder, out) = bundle(&trained("denseretnet-tiny"));
+    let report: Value = serde_json::from_str(&printed(densessm().arg("inspect").arg("--json").arg(&out))).unwrap();
+    let recurrent = &report["graphs"][1];
+    assert_eq!(recurrent["operators"]["ai.densessm.RetentionStep"], 6);
+    // Every projection is one product, the output head too: 4 a layer, and 4 in the gates of all but the first.
+    assert_eq!(recurrent["operators"]["MatMul"], 6 * 4 + 5 * 4 + 1);
+    let weights = &recurrent["weights"]["float"]["bytes"];
+    assert!(weights.as_u64().unwrap() > 7_000_000, "{weights}");
+    assert_eq!(report["token"]["state_bytes"], 2 * (6 * 2 * 48 * 192 * 4 + 8));
+
+    let text = printed(densessm().arg("inspect").arg(out.join("parallel.onnx")));
+    assert!(text.contains("function ai.densessm.Retention: "), "{text}");
+    assert!(text.contains("input  past_key_values.0.recurrent_state: float[batch, 2, 48, 192]"), "{text}");
+}
+
+#[test]
+fn doctor_says_what_can_be_used_and_why_the_rest_cannot() {
+    let text = printed(densessm().arg("doctor"));
+    assert!(text.contains("tract cpu      yes"), "{text}");
+    assert!(text.contains("tract cuda     no  tract runs on the CPU"), "{text}");
+    let text = printed(densessm().arg("doctor").env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so"));
+    assert!(text.contains("ort   cpu      no  ONNX Runtime: ORT_DYLIB_PATH: no file at /nowhere"), "{text}");
+}
+
+#[test]
+fn auto_takes_tract_where_there_is_no_onnx_runtime_and_says_so() {
+    let (_folder, out) = bundle(&trained("densemamba-tiny"));
+    let mut command = densessm();
+    command.arg("generate").arg("--bundle").arg(&out).args(["--prompt", "KING", "--max-new-tokens", "2"]);
+    let output = command.env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("running on tract"));
+}
+
+#[test]
+fn a_device_that_cannot_be_used_is_an_error() {
+    let (_folder, out) = bundle(&trained("densemamba-tiny"));
+    for runtime in ["auto", "ort", "tract"] {
+        let mut command = densessm();
+        command.args(["generate", "--runtime", runtime, "--device", "cuda", "--prompt", "KING", "--bundle"]).arg(&out);
+        // Where a card can be used, this has nothing to show.
+        let doctor = printed(densessm().arg("doctor"));
+        if runtime == "tract" || doctor.contains("ort   cuda     no") {
+            assert!(error(&mut command).contains("cuda"), "{runtime}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let (_folder, out) = bundle(&golden("densemamba-m2-both-gates"));
+    let mut command = densessm();
+    let mut child = command
+        .arg("inspect")
+        .arg(&out)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
