@@ -49,6 +49,8 @@ pub(crate) struct Body {
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) literals: Vec<(ValueId, Literal)>,
+    /// What was emitted here, by operation and operands.
+    pub(crate) emitted: HashMap<String, Vec<ValueId>>,
     /// How often a name was asked for, for names made up by the builder; kept in the root body.
     taken: HashMap<String, usize>,
     /// Names that were given from outside and may not be given twice; kept in the root body.

@@ -13,6 +13,9 @@ use std::{cell::RefCell, panic::Location};
 /// Values and scopes are small `Copy` handles into it. Every operation checks element types and shapes at once; the
 /// first mistake is kept, whatever depends on it is passed over, and [`Graph::finish`] reports it with the line of
 /// source that made it. So nothing but `finish` returns a `Result`.
+///
+/// An operation that was emitted before, on the same operands in the same body, gives the same value again: what two
+/// layers need alike is computed once without being passed around.
 #[derive(Debug)]
 pub struct Graph {
     pub(crate) arena: RefCell<Arena>,
@@ -33,6 +36,15 @@ pub(crate) struct Emit<'a> {
 impl Emit<'_> {
     pub(crate) fn onnx(op: &'static str, attributes: Vec<(&'static str, Attribute)>) -> Self {
         Self { op, domain: "", overload: "", attributes, sub_graph: None }
+    }
+
+    /// Whether an equal operation on equal operands may stand for this one. An identity is there for its name.
+    fn shareable(&self) -> bool {
+        self.sub_graph.is_none() && self.op != "Identity"
+    }
+
+    fn key(&self, operands: &[Option<ValueId>]) -> String {
+        format!("{} {} {} {operands:?} {:?}", self.domain, self.op, self.overload, self.attributes)
     }
 }
 
@@ -152,6 +164,11 @@ impl Graph {
         };
         debug_assert_eq!(tensors.len(), outputs);
         let body = arena.current;
+        let operands: Vec<Option<ValueId>> = inputs.iter().map(|slot| slot.map(|value| value.id())).collect();
+        let key = emit.shareable().then(|| emit.key(&operands));
+        if let Some(known) = key.as_ref().and_then(|key| arena.bodies[body].emitted.get(key)) {
+            return known.iter().map(|&id| Value::new(self, id)).collect();
+        }
         let several = tensors.len() > 1;
         let ids: Vec<ValueId> = tensors
             .into_iter()
@@ -166,12 +183,15 @@ impl Graph {
             op: emit.op,
             domain: emit.domain,
             overload: emit.overload.to_owned(),
-            inputs: inputs.iter().map(|slot| slot.map(|value| value.id())).collect(),
+            inputs: operands,
             outputs: ids.clone(),
             attributes: emit.attributes,
             sub_graph: emit.sub_graph,
             location,
         });
+        if let Some(key) = key {
+            arena.bodies[body].emitted.insert(key, ids.clone());
+        }
         ids.into_iter().map(|id| Value::new(self, id)).collect()
     }
 }

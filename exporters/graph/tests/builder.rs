@@ -306,6 +306,26 @@ fn the_inline_lowering_holds_standard_operators_only() {
 }
 
 #[test]
+fn an_operation_that_was_emitted_before_is_not_emitted_again() {
+    let graph = graph();
+    let x = tokens(&graph);
+    let softplus = |p: Scope<'_>| p.scope("a", |_| x.exp()) + p.scope("b", |_| x.exp());
+    graph.output("y", graph.root().scope("once", softplus));
+    // Two calls of one function share it, and what its body emits is not taken for what the next body emits.
+    let [z, e] = graph.root().call(Twice, (x, None));
+    let [again, _] = graph.root().call(Twice, (x, None));
+    let [other, _] = graph.root().call(Twice, (z, Some(e)));
+    graph.output("z", again + other);
+    let model = graph.finish().unwrap();
+    let onnx = model.to_onnx(|_| Place { file: "w.data".into(), offset: 0, length: 0 });
+    let nodes = onnx.graph.unwrap().node;
+    let names: Vec<&str> = nodes.iter().map(|node| node.op_type.as_str()).collect();
+    assert_eq!(names, ["Exp", "Add", "Twice", "Twice", "Add"]);
+    let bodies: Vec<usize> = onnx.functions.iter().map(|function| function.node.len()).collect();
+    assert_eq!(bodies, [3, 4], "a literal, and two or three operations");
+}
+
+#[test]
 fn a_shape_is_read_at_run_time_only_where_it_must_be() {
     let graph = graph();
     let x = tokens(&graph);
