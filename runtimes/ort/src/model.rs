@@ -9,15 +9,17 @@ use densessm_proto::{
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, SEQUENCE_LENGTHS},
 };
 use densessm_session::{
-    Bundle, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values, inputs,
+    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values, inputs,
 };
 use ort::{
+    AsPointer,
     memory::Allocator,
     session::{IoBinding, Session, SessionInputValue},
     value::{DynValue, Tensor, TensorElementType},
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    ptr,
     sync::{Arc, Mutex},
 };
 
@@ -68,13 +70,19 @@ impl OrtModel {
     }
 }
 
-/// Writes integers into a bound tensor.
-fn set(tensor: &mut Tensor<i64>, values: &[i64]) {
-    tensor.extract_tensor_mut().1.copy_from_slice(values);
-}
-
 fn host_tensor<T: ort::value::PrimitiveTensorElementType + std::fmt::Debug>(shape: &[usize]) -> ort::Result<Tensor<T>> {
     Tensor::new(&Allocator::default(), shape.iter().map(|&size| size as i64).collect::<Vec<_>>())
+}
+
+/// Runs what is bound and waits for it. `Session::run_binding` would also wrap each output in a value of its own, for
+/// every step anew; here they are bound to tensors that are at hand.
+fn run_bound(session: &mut Session, binding: &IoBinding) -> ort::Result<()> {
+    // SAFETY: both pointers are those of living objects, options may be null, and the binding is of this very session,
+    // which is borrowed mutably: nothing else runs it now.
+    let status = unsafe { (ort::api().RunWithBinding)(session.ptr_mut(), ptr::null(), binding.ptr()) };
+    // SAFETY: the status was just returned, and is handed over here and nowhere else.
+    unsafe { ort::Error::result_from_status(status) }?;
+    binding.synchronize_outputs()
 }
 
 /// Binds the states' inputs to one set and their outputs to the other.
@@ -96,7 +104,7 @@ fn bind_states(
 impl Step {
     fn bind(
         session: &Session,
-        layout: &[StateTensor],
+        layout: &Arc<Vec<StateTensor>>,
         states: &mut OrtStates,
         counts: bool,
         logits: &mut Tensor<f32>,
@@ -114,7 +122,24 @@ impl Step {
             Ok::<_, ort::Error>(binding)
         };
         let directions = [direction(0)?, direction(1)?];
-        Ok(Self { directions, tokens, past_length })
+        Ok(Self { model: Arc::clone(layout), directions, tokens, past_length })
+    }
+
+    /// Puts the call's integers where one direction's binding reads them.
+    fn feed(&mut self, from: usize, device: Device, tokens: &[i64], past: Option<&[i64]>) -> ort::Result<()> {
+        self.tokens.extract_tensor_mut().1.copy_from_slice(tokens);
+        if let Some(past) = past {
+            self.past_length.extract_tensor_mut().1.copy_from_slice(past);
+        }
+        // Bound on the processor is read in place; bound on a card was copied there, once, when it was bound.
+        if device != Device::Cpu {
+            let binding = &mut self.directions[from];
+            binding.bind_input(INPUT_IDS, &self.tokens)?;
+            if past.is_some() {
+                binding.bind_input(PAST_LENGTH, &self.past_length)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -146,7 +171,7 @@ impl Model for OrtModel {
         let past: Vec<i64> = states.lengths().to_vec();
         let Some(session) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
         let counts = self.bundle.architecture().counts_positions();
-        let store = states.store::<OrtStates>()?;
+        let store = states.store::<OrtStates>(&self.bundle)?;
         let (from, _) = store.current();
         let mut run = || -> ort::Result<Tensor<f32>> {
             let lengths: Vec<i32> = tokens.lengths().iter().map(|&length| length as i32).collect();
@@ -159,8 +184,7 @@ impl Model for OrtModel {
             }
             bind_states(&mut binding, &self.layout, store, from)?;
             binding.bind_output(LOGITS, &mut logits)?;
-            session.run_binding(&binding)?;
-            binding.synchronize_outputs()?;
+            run_bound(session, &binding)?;
             Ok(logits)
         };
         self.prefilled = run().map_err(failed("the parallel graph"))?;
@@ -181,15 +205,16 @@ impl Model for OrtModel {
             }
         };
         let past: Vec<i64> = states.lengths().to_vec();
-        let store = states.store::<OrtStates>()?;
-        let mut step = match store.step.take() {
+        let store = states.store::<OrtStates>(&self.bundle)?;
+        let bound = store.step.take().filter(|step| Arc::ptr_eq(&step.model, &self.layout));
+        let mut step = match bound {
             Some(step) => step,
             None => Step::bind(session, &self.layout, store, counts, logits).map_err(failed("binding a step"))?,
         };
-        set(&mut step.tokens, tokens);
-        set(&mut step.past_length, &past);
-        let binding = &step.directions[store.current().0];
-        let run = session.run_binding(binding).map(drop).and_then(|()| binding.synchronize_outputs());
+        let (from, _) = store.current();
+        let run = step
+            .feed(from, self.info.device, tokens, counts.then_some(&past))
+            .and_then(|()| run_bound(session, &step.directions[from]));
         store.step = Some(step);
         run.map_err(failed("the recurrent graph"))?;
         store.turn();

@@ -27,6 +27,9 @@ pub(crate) struct OrtStates {
 
 /// The bindings of steps, one for each direction between the two sets, and the small tensors they share.
 pub(crate) struct Step {
+    /// The layout of the model whose sessions these are bound to, by which models are told apart: states may be handed
+    /// to another model of the same bundle.
+    pub(crate) model: Arc<Vec<StateTensor>>,
     pub(crate) directions: [IoBinding; 2],
     pub(crate) tokens: Tensor<i64>,
     pub(crate) past_length: Tensor<i64>,

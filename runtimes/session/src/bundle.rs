@@ -118,8 +118,12 @@ impl Bundle {
 
     /// What tells models apart: the SHA-256 of the weights.
     pub fn fingerprint(&self) -> String {
+        self.weights_digest().to_owned()
+    }
+
+    pub(crate) fn weights_digest(&self) -> &str {
         let weights = self.manifest.files.iter().find(|entry| entry.name == WEIGHTS_FILE);
-        weights.map(|entry| entry.sha256.clone()).unwrap_or_default()
+        weights.map_or("", |entry| &entry.sha256)
     }
 
     /// Reads every file and compares it with the manifest.

@@ -250,15 +250,17 @@ impl States {
         }
     }
 
-    /// For runtimes: the store, as the type it was made of.
+    /// For runtimes: the store, as the type it was made of, for a model of that bundle.
     ///
     /// # Errors
-    /// When another runtime made these states.
-    pub fn store<T: StateStore>(&mut self) -> Result<&mut T, Error> {
-        self.store.as_any().downcast_mut().ok_or_else(|| Error::Input {
-            name: "states".to_owned(),
-            problem: "made by another runtime or device; pass them on as a snapshot".to_owned(),
-        })
+    /// When another runtime made these states, or they are those of another model.
+    pub fn store<T: StateStore>(&mut self, bundle: &Bundle) -> Result<&mut T, Error> {
+        let wrong = |problem: &str| Error::Input { name: "states".to_owned(), problem: problem.to_owned() };
+        if self.fingerprint != bundle.weights_digest() {
+            return Err(wrong("made by a model of another bundle"));
+        }
+        let made_here = self.store.as_any().downcast_mut();
+        made_here.ok_or_else(|| wrong("made by another runtime; pass them on as a snapshot"))
     }
 
     /// A second, independent copy on the same runtime.

@@ -71,7 +71,7 @@ impl TractModel {
         }
         inputs::check_tokens(&self.bundle, call.ids)?;
         let consumed = states.lengths().to_vec();
-        let store = states.store::<TractStates>()?;
+        let store = states.store::<TractStates>(&self.bundle)?;
         let graph = self.graph(call.kind)?;
         let mut inputs = tvec![];
         for slot in &graph.inputs {

@@ -142,7 +142,7 @@ impl FakeModel {
         if self.fails_at == Some(call) {
             return Err(Error::Runtime { what: "fake".to_owned(), problem: "failed as told".to_owned() });
         }
-        let History(rows) = states.store()?;
+        let History(rows) = states.store(&self.bundle)?;
         rows[0].extend_from_slice(tokens);
         self.logits = self.speech.scores(&rows[0]);
         states.advance([tokens.len()]);
