@@ -1,7 +1,7 @@
 //! DenseMamba and DenseRetNet as ONNX graphs.
 //!
 //! The one design decision: each model has one layer function, written as the paper writes it, and both graphs
-//! (parallel prefill, recurrent stepping) are made by it; they differ in one argument, the [`Form`](form).
+//! (parallel prefill, recurrent stepping) are made by it; they differ in one argument, the `Form` of the call.
 
 #![forbid(unsafe_code)]
 
