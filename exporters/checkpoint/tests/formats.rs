@@ -118,7 +118,7 @@ fn a_flipped_byte_is_an_error_or_another_number_but_no_panic() {
     let whole = fs::read(fixture("protocol-2.bin")).unwrap();
     let torch = folder("pytorch_model.bin", &whole);
     for at in 0..whole.len() {
-        for flip in [0x01, 0x80, 0xff] {
+        for flip in [0x01, 0xff] {
             let mut spoilt = whole.clone();
             spoilt[at] ^= flip;
             survives(&torch, "pytorch_model.bin", &spoilt);
