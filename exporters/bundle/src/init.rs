@@ -142,6 +142,9 @@ pub fn init(
         safetensors::SafeTensorError::IoError(error) => Error::Io { path: path.clone(), error },
         other => Error::Io { path: path.clone(), error: std::io::Error::other(other) },
     })?;
+    // The crate writes through a temporary file that only its owner may read.
+    let config_permissions = fs::metadata(folder.path().join(CONFIG)).map_err(Error::io(&path))?.permissions();
+    fs::set_permissions(&path, config_permissions).map_err(Error::io(&path))?;
     let digest = hex(&Sha256::digest([&text, seed.to_le_bytes().as_slice()].concat()));
     let parameters = weights.iter().map(|weight| weight.shape.iter().product::<usize>() as u64).sum();
     Ok(Initialized { path: folder.publish()?, architecture, parameters, digest })
@@ -210,5 +213,52 @@ impl<F: Fn(usize, usize)> View for Random<'_, F> {
 
     fn data_len(&self) -> usize {
         self.weight.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(preset: Preset) -> Vec<Weight> {
+        let architecture = config::parse(&preset.config(), &|_| None).unwrap();
+        let model = densessm_models::graph(&architecture, GraphKind::Recurrent, Options::default()).unwrap();
+        model.weights().cloned().collect()
+    }
+
+    #[test]
+    fn presets_have_the_sizes_they_are_named_for() {
+        for (preset, millions) in [
+            (Preset::DenseMamba360m, 360.0),
+            (Preset::DenseMamba1300m, 1300.0),
+            (Preset::Mamba370m, 370.0),
+            (Preset::DenseRetNet350m, 350.0),
+            (Preset::DenseRetNet1300m, 1300.0),
+        ] {
+            let count: usize = weights(preset).iter().map(|weight| weight.shape.iter().product::<usize>()).sum();
+            let ratio = count as f64 / 1e6 / millions;
+            assert!((0.9..1.15).contains(&ratio), "{}: {count} parameters", preset.name());
+        }
+    }
+
+    #[test]
+    fn a_tensor_depends_on_seed_and_name_alone() {
+        let weights = weights(Preset::Mamba370m);
+        let values = |name: &str, seed| {
+            let weight = weights.iter().find(|weight| weight.name == name).unwrap();
+            Random { weight, seed, tell: &|_, _| (), done: 0, total: 1 }.values()
+        };
+        let (a, b) = ("backbone.layers.0.mixer.x_proj.weight", "backbone.layers.1.mixer.x_proj.weight");
+        assert_eq!(values(a, 1), values(a, 1));
+        assert_ne!(values(a, 1), values(a, 2));
+        assert_ne!(values(a, 1), values(b, 1));
+        let projection = values(a, 1);
+        let variance = projection.iter().map(|w| f64::from(w * w)).sum::<f64>() / projection.len() as f64;
+        assert!((variance * 2048.0 - 1.0).abs() < 0.02, "expected 1 / fan-in, got {variance}");
+        let steps = values("backbone.layers.0.mixer.dt_proj.bias", 1);
+        let softplus = |x: f32| f64::from(x).exp().ln_1p();
+        assert!(steps.iter().all(|&x| (0.000_99..0.101).contains(&softplus(x))), "step sizes out of 0.001 … 0.1");
+        let decay = values("backbone.layers.0.mixer.A_log", 1);
+        assert_eq!(decay[..2], [0.0, 2_f32.ln()]);
     }
 }
