@@ -46,7 +46,7 @@ pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], ca
         }
         (rms_norm(p, "norm_f", call.asked_for(x), m.layer_norm_epsilon), table)
     });
-    call.logits(head(p, x, table, m.tie_word_embeddings));
+    call.finish(head(p, x, table, m.tie_word_embeddings));
 }
 
 /// One layer: `x [B, T, hidden] -> [B, T, hidden]`, and its hidden states for the layers above.

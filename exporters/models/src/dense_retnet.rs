@@ -36,7 +36,7 @@ pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseRetNet, states: &[StateTensor], c
         }
         (rms_norm(p, "norm", call.asked_for(x), m.rms_norm_eps), table)
     });
-    call.logits(head(p, x, table, m.tie_word_embeddings));
+    call.finish(head(p, x, table, m.tie_word_embeddings));
 }
 
 /// One layer: `x [B, T, hidden] -> [B, T, hidden]`, and its keys and values for the layers above.

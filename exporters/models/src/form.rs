@@ -5,7 +5,7 @@ use densessm_proto::{
     GraphKind, Logits, StateTensor,
     states::{BATCH, INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
 };
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 /// How the tokens of a call arrive: the one argument in which the parallel and the recurrent graph differ.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Call<'g> {
     /// Token ids, int64 `[B, T]`.
     pub(crate) tokens: Value<'g>,
     past: BTreeMap<String, Value<'g>>,
+    /// What is handed on besides the logits, which come first.
+    present: RefCell<Vec<(String, Value<'g>)>>,
     logits: Logits,
 }
 
@@ -43,7 +45,7 @@ impl<'g> Call<'g> {
             }
             GraphKind::Recurrent => Form::Recurrent,
         };
-        Self { graph, form, tokens, past: BTreeMap::new(), logits }
+        Self { graph, form, tokens, past: BTreeMap::new(), present: RefCell::default(), logits }
     }
 
     /// Declares the counter of tokens already consumed, int64 `[B]`, and hands it on to its output.
@@ -53,7 +55,7 @@ impl<'g> Call<'g> {
             Form::Parallel { lengths } => past + lengths.cast(Dtype::I64),
             Form::Recurrent => past + 1,
         };
-        self.graph.output(PRESENT_LENGTH, present);
+        self.hand_on(PRESENT_LENGTH, present);
         past
     }
 
@@ -74,7 +76,11 @@ impl<'g> Call<'g> {
 
     /// Hands a state on.
     pub(crate) fn present(&self, state: &StateTensor, value: Value<'g>) {
-        self.graph.output(&state.present, value);
+        self.hand_on(&state.present, value);
+    }
+
+    fn hand_on(&self, name: &str, value: Value<'g>) {
+        self.present.borrow_mut().push((name.to_owned(), value));
     }
 
     /// The hidden vectors whose logits are asked for: `[B, T, H] -> [B·positions, H]`.
@@ -86,13 +92,17 @@ impl<'g> Call<'g> {
         }
     }
 
-    /// Hands on the logits of the vectors asked for: `[B·positions, V] -> [B, positions, V]`.
-    pub(crate) fn logits(&self, scores: Value<'g>) {
+    /// Declares the outputs: the logits of the vectors asked for, `[B·positions, V] -> [B, positions, V]`, and behind
+    /// them all that was handed on.
+    pub(crate) fn finish(&self, scores: Value<'g>) {
         let logits = match (self.form, self.logits) {
             (Form::Parallel { .. }, Logits::All) => scores.reshape(vec![BATCH.into(), SEQUENCE.into(), scores.dim(-1)]),
             _ => scores.unsqueeze(1),
         };
         self.graph.output(LOGITS, logits);
+        for (name, value) in self.present.borrow().iter() {
+            self.graph.output(name, *value);
+        }
     }
 }
 

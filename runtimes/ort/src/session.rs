@@ -66,7 +66,7 @@ fn usable(device: Device) -> Result<(), Error> {
         .and_then(|builder| Ok(builder.with_execution_providers([provider.error_on_failure()])?));
     match registered {
         Ok(_) => Ok(()),
-        Err(error) => unusable(first_line(&error.to_string())),
+        Err(error) => unusable(words(&error.to_string())),
     }
 }
 
@@ -95,7 +95,7 @@ fn session(loaded: &Loaded, bundle: &Bundle, kind: GraphKind, options: &LoadOpti
     };
     build().map_err(|error| Error::Runtime {
         what: format!("{}: loading into ONNX Runtime", path.display()),
-        problem: first_line(&error.to_string()),
+        problem: words(&error.to_string()),
     })
 }
 
@@ -113,9 +113,11 @@ fn state_allocator(session: &Session, device: Device) -> ort::Result<Allocator> 
 /// An error of ONNX Runtime while it was doing something.
 pub(crate) fn failed(what: &str) -> impl Fn(ort::Error) -> Error {
     let what = format!("ONNX Runtime: {what}");
-    move |error| Error::Runtime { what: what.clone(), problem: first_line(&error.to_string()) }
+    move |error| Error::Runtime { what: what.clone(), problem: words(&error.to_string()) }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// ONNX Runtime's own words: the first line, without the place in its source that it names before them.
+fn words(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.rsplit_once(" : FAIL : ").map_or(line, |(_, words)| words).to_owned()
 }
