@@ -141,6 +141,27 @@ fn generate_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_generation_with_what_was_made() {
+    use std::{io::Read, process::Stdio};
+    let (folder, out) = bundle(&trained("densemamba-tiny"));
+    let state = folder.path().join("state");
+    let mut command = generate(&out);
+    command.args(["--prompt", "KING", "--max-new-tokens", "100000000", "--save-state"]).arg(&state);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 20]).unwrap();
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(rest.ends_with('\n'), "{rest}");
+    assert!(!printed(generate(&out).args(["--max-new-tokens", "3", "--load-state"]).arg(&state)).trim().is_empty());
+}
+
 #[test]
 fn run_feeds_a_graph_by_name() {
     let model = golden("denseretnet-m1-reference-layout");
