@@ -1,15 +1,20 @@
 //! `densessm init`
 
-use crate::terminal::say;
-use crate::{cli, terminal};
+use crate::{
+    cli, interrupt,
+    terminal::{self, say},
+};
 use anyhow::Result;
 use densessm::init;
 use serde_json::json;
+use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Init) -> Result<()> {
+    let stopped = interrupt::watch()?;
     let bar = terminal::step_bar("drawing weights");
     let made = init(arguments.preset, &arguments.out, arguments.seed, arguments.force, |done, total| {
         terminal::advance(&bar, done as u64, total as u64);
+        if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     let made = made?;

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{
     borrow::Cow,
+    cell::Cell,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -111,6 +113,8 @@ pub struct Initialized {
 /// norms, skips, decay rates and step sizes start as in training (arXiv 2312.00752, section 3.6), so that the states
 /// neither die nor grow.
 ///
+/// `progress` is told how many of how many tensors are done; if it breaks, this ends with [`Error::Stopped`].
+///
 /// # Errors
 /// When the target is there already (unless `force` replaces it) or a file cannot be written. Nothing is left then.
 pub fn init(
@@ -118,7 +122,7 @@ pub fn init(
     out: &Path,
     seed: u64,
     force: bool,
-    progress: impl Fn(usize, usize),
+    progress: impl Fn(usize, usize) -> ControlFlow<()>,
 ) -> Result<Initialized, Error> {
     let config = preset.config();
     let architecture = config::parse(&config, &|_| None)?;
@@ -133,8 +137,9 @@ pub fn init(
     fs::write(&path, &text).map_err(Error::io(&path))?;
 
     let total = weights.len();
+    let stopped = Cell::new(false);
     let tensors = weights.iter().enumerate().map(|(done, weight)| {
-        let random = Random { weight, seed, tell: &progress, done, total };
+        let random = Random { weight, seed, tell: &progress, stopped: &stopped, done, total };
         (weight.name.clone(), random)
     });
     let path = folder.path().join(WEIGHTS);
@@ -142,6 +147,9 @@ pub fn init(
         safetensors::SafeTensorError::IoError(error) => Error::Io { path: path.clone(), error },
         other => Error::Io { path: path.clone(), error: std::io::Error::other(other) },
     })?;
+    if stopped.get() {
+        return Err(Error::Stopped);
+    }
     // The crate writes through a temporary file that only its owner may read.
     let config_permissions = fs::metadata(folder.path().join(CONFIG)).map_err(Error::io(&path))?.permissions();
     fs::set_permissions(&path, config_permissions).map_err(Error::io(&path))?;
@@ -155,11 +163,12 @@ struct Random<'a, F> {
     weight: &'a Weight,
     seed: u64,
     tell: &'a F,
+    stopped: &'a Cell<bool>,
     done: usize,
     total: usize,
 }
 
-impl<F: Fn(usize, usize)> Random<'_, F> {
+impl<F: Fn(usize, usize) -> ControlFlow<()>> Random<'_, F> {
     fn values(&self) -> Vec<f32> {
         let shape = &self.weight.shape;
         let elements: usize = shape.iter().product();
@@ -197,7 +206,7 @@ fn generator(seed: u64, name: &str) -> ChaCha12Rng {
     ChaCha12Rng::from_seed(digest.into())
 }
 
-impl<F: Fn(usize, usize)> View for Random<'_, F> {
+impl<F: Fn(usize, usize) -> ControlFlow<()>> View for Random<'_, F> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -207,7 +216,11 @@ impl<F: Fn(usize, usize)> View for Random<'_, F> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        (self.tell)(self.done, self.total);
+        // A view cannot fail: once stopped, zeros are written, which nobody gets to see.
+        if self.stopped.get() || (self.tell)(self.done, self.total).is_break() {
+            self.stopped.set(true);
+            return Cow::Owned(vec![0; self.data_len()]);
+        }
         Cow::Owned(self.values().iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
@@ -246,7 +259,8 @@ mod tests {
         let weights = weights(Preset::Mamba370m);
         let values = |name: &str, seed| {
             let weight = weights.iter().find(|weight| weight.name == name).unwrap();
-            Random { weight, seed, tell: &|_, _| (), done: 0, total: 1 }.values()
+            let (tell, stopped) = (|_, _| ControlFlow::Continue(()), Cell::new(false));
+            Random { weight, seed, tell: &tell, stopped: &stopped, done: 0, total: 1 }.values()
         };
         let (a, b) = ("backbone.layers.0.mixer.x_proj.weight", "backbone.layers.1.mixer.x_proj.weight");
         assert_eq!(values(a, 1), values(a, 1));
