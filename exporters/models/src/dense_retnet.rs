@@ -18,8 +18,16 @@ struct KeyValue<'g> {
 }
 
 /// The whole model: tokens `[B, T]` to logits.
-pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseRetNet, states: &[StateTensor], call: &Call<'g>) {
-    let positions = positions(p, m, call.past_length(), call.tokens);
+///
+/// `past_length` counts the tokens that each row has consumed, int64 `[B]`.
+pub(crate) fn model<'g>(
+    p: Scope<'g>,
+    m: &DenseRetNet,
+    states: &[StateTensor],
+    call: &Call<'g>,
+    past_length: Value<'g>,
+) {
+    let positions = positions(p, m, past_length, call.tokens);
     let (x, table) = p.scope("model", |p| {
         let (mut x, table) = embed(p, "embed_tokens", call.tokens, [m.vocab_size, m.hidden_size]);
         let mut neighbours = VecDeque::new(); // nearest first

@@ -47,8 +47,9 @@ pub fn graph(architecture: &Architecture, kind: GraphKind, options: Options) -> 
             dense_mamba::model(graph.root(), m, &states, &call);
         }
         Architecture::DenseRetNet(m) => {
+            let past_length = call.past_length();
             call.past_states(&states);
-            dense_retnet::model(graph.root(), m, &states, &call);
+            dense_retnet::model(graph.root(), m, &states, &call, past_length);
         }
     }
     drop(call);
