@@ -190,11 +190,14 @@ fn a_call_that_fails_inside_the_runtime_leaves_the_states_as_they_were() {
         // A manifest that knows one token more than the embedding does lets that token through to the graph.
         let path = bundle.dir().join("densessm.json");
         let vocabulary = bundle.architecture().vocab_size();
-        let manifest = fs::read_to_string(&path).unwrap();
-        let lying =
-            manifest.replace(&format!("\"vocab_size\": {vocabulary}"), &format!("\"vocab_size\": {}", vocabulary + 1));
-        assert_ne!(lying, manifest);
-        fs::write(&path, lying).unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        manifest["architecture"]["vocab_size"] = (vocabulary + 1).into();
+        for graph in manifest["graphs"].as_array_mut().unwrap() {
+            let outputs = graph["outputs"].as_array_mut().unwrap();
+            let logits = outputs.iter_mut().find(|output| output["name"] == LOGITS).unwrap();
+            logits["shape"][2] = (vocabulary + 1).into();
+        }
+        fs::write(&path, manifest.to_string()).unwrap();
         let mut model = load(&Bundle::open(bundle.dir()).unwrap());
 
         let token = vocabulary as i64;

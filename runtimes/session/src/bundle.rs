@@ -1,6 +1,6 @@
 //! A bundle on disk: opened means that its manifest is sound and its files are there, in the sizes it says.
 
-use crate::Error;
+use crate::{Error, signature};
 use densessm_proto::{
     Architecture, GraphKind, Manifest, StateTensor,
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
@@ -24,7 +24,8 @@ impl Bundle {
     /// Opens a bundle and checks that its files are there. Contents are not read; [`Bundle::verify`] does that.
     ///
     /// # Errors
-    /// When the manifest is missing, broken or of another format, or a file is missing or of another size.
+    /// When the manifest is missing, broken, of another format or at odds with itself, or a file is missing or of another
+    /// size.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(MANIFEST_FILE);
         let problem = |problem: String| Error::Bundle { path: path.clone(), problem };
@@ -43,6 +44,7 @@ impl Bundle {
             return Err(problem(format!("format_version: expected {FORMAT_VERSION}, got {got}")));
         }
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| problem(error.to_string()))?;
+        signature::check(&manifest).map_err(problem)?;
         let bundle = Self { dir: dir.to_owned(), manifest };
         bundle.check_files()?;
         Ok(bundle)
@@ -71,7 +73,7 @@ impl Bundle {
     fn file(&self, name: &str) -> Result<PathBuf, Error> {
         let mut parts = Path::new(name).components();
         match (parts.next(), parts.next()) {
-            (Some(Component::Normal(only)), None) if only == name => Ok(self.dir.join(name)),
+            (Some(Component::Normal(only)), None) if only == name && !name.contains('\\') => Ok(self.dir.join(name)),
             _ => Err(Error::Bundle {
                 path: self.dir.join(MANIFEST_FILE),
                 problem: format!("files: expected plain file names, got `{name}`"),

@@ -10,11 +10,13 @@ mod bundle;
 mod error;
 pub mod inputs;
 mod model;
+mod signature;
 mod snapshot;
 mod tensor;
 
 pub use bundle::Bundle;
 pub use error::Error;
 pub use model::{Availability, Device, LoadOptions, Logits, Model, RuntimeInfo, StateStore, States, TokenBatch};
+pub use signature::signature;
 pub use snapshot::Snapshot;
 pub use tensor::{HostTensor, Values};

@@ -15,6 +15,8 @@ const LENGTHS: &str = "lengths";
 const FORMAT: &str = "densessm.states";
 const FORMAT_VERSION: &str = "1";
 const FINGERPRINT: &str = "densessm.model";
+/// The longest sequence: far beyond any that was ever fed, and far from where counting on would overflow.
+const LONGEST: i64 = i64::MAX / 2;
 /// Metadata of the caller's own.
 const CALLER: &str = "caller.";
 
@@ -69,7 +71,7 @@ impl Snapshot {
             let (expected, got) = (short(&expected), short(&self.fingerprint));
             return wrong("states", format!("expected those of model {expected}, got those of model {got}"));
         }
-        if self.lengths.is_empty() || self.lengths.iter().any(|&length| length < 0) {
+        if self.lengths.is_empty() || self.lengths.iter().any(|length| !(0..=LONGEST).contains(length)) {
             return wrong(LENGTHS, format!("expected a count for each sequence, got {:?}", self.lengths));
         }
         let layout = bundle.states();
@@ -96,7 +98,8 @@ impl Snapshot {
         }
     }
 
-    /// Some of the sequences, in the order asked for; one may be asked for several times.
+    /// Some of the sequences, in the order asked for; one may be asked for several times. What callers keep with the
+    /// states stays behind.
     ///
     /// # Errors
     /// When there is no such row.
@@ -107,10 +110,12 @@ impl Snapshot {
         }
         let pick = |tensor: &HostTensor| {
             let Values::Float32(values) = &tensor.values else { return tensor.clone() };
-            let row = values.len() / self.batch();
+            let row = values.len() / self.batch().max(1);
             let picked = rows.iter().flat_map(|&r| &values[r * row..(r + 1) * row]).copied().collect();
             let mut shape = tensor.shape.clone();
-            shape[0] = rows.len();
+            if let Some(batch) = shape.first_mut() {
+                *batch = rows.len();
+            }
             HostTensor { shape, values: Values::Float32(picked) }
         };
         Ok(Self {
@@ -121,7 +126,7 @@ impl Snapshot {
         })
     }
 
-    /// The sequences of several snapshots as one batch, in order.
+    /// The sequences of several snapshots as one batch, in order. What callers keep with the states stays behind.
     ///
     /// # Errors
     /// When there is none, or they are not of one model.
@@ -135,7 +140,7 @@ impl Snapshot {
             }
             joined.lengths.extend(&part.lengths);
             for (tensor, more) in joined.tensors.values_mut().zip(part.tensors.values()) {
-                let fits = tensor.shape.len() == more.shape.len() && tensor.shape[1..] == more.shape[1..];
+                let fits = !tensor.shape.is_empty() && tensor.shape.get(1..) == more.shape.get(1..);
                 match (&mut tensor.values, &more.values) {
                     (Values::Float32(values), Values::Float32(more_values)) if fits => values.extend(more_values),
                     _ => return Err(wrong("expected snapshots of one model")),
@@ -196,9 +201,14 @@ impl Snapshot {
             tensors.insert(name.to_owned(), HostTensor { shape: view.shape().to_vec(), values });
         }
         let lengths = match tensors.remove(LENGTHS) {
-            Some(HostTensor { values: Values::Int64(lengths), .. }) => lengths,
+            Some(HostTensor { values: Values::Int64(lengths), shape }) if shape.len() == 1 => lengths,
             _ => return Err(problem(format!("{LENGTHS}: expected a vector of I64"))),
         };
+        let of_each = |tensor: &HostTensor| tensor.shape.first() == Some(&lengths.len());
+        if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| !of_each(tensor)) {
+            let expected = format!("{name}: expected a state of each of {} sequences", lengths.len());
+            return Err(problem(format!("{expected}, got shape {:?}", tensor.shape)));
+        }
         let metadata = tags
             .iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(CALLER)?.to_owned(), value.clone())))

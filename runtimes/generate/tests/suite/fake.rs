@@ -3,11 +3,12 @@
 
 use densessm_generate::Tokenizer;
 use densessm_proto::{
-    Architecture, DenseMamba, FileEntry, GraphEntry, GraphKind, Lowering, Manifest, Precision, Projection,
+    Architecture, DenseMamba, FileEntry, GraphKind, Lowering, Manifest, Precision, Projection,
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
 };
 use densessm_session::{
     Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, StateStore, States, TokenBatch, Values,
+    signature,
 };
 use std::{
     any::Any,
@@ -79,37 +80,33 @@ impl FakeModel {
             std::fs::write(folder.path().join(name), b"").unwrap();
             FileEntry { name: name.to_owned(), size: 0, sha256: SHA256_OF_NOTHING.to_owned() }
         };
-        let entry = |&kind: &GraphKind| GraphEntry {
-            kind,
-            file: kind.file().to_owned(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
+        let architecture = Architecture::DenseMamba(DenseMamba {
+            vocab_size: VOCABULARY,
+            hidden_size: 1,
+            num_hidden_layers: 1,
+            intermediate_size: 1,
+            state_size: 1,
+            conv_kernel: 1,
+            time_step_rank: 1,
+            use_bias: false,
+            use_conv_bias: false,
+            layer_norm_epsilon: 1e-5,
+            tie_word_embeddings: true,
+            dense_block_layers: 0,
+            channel_gate: None,
+            state_gate: None,
+            dense_projection: Projection::Identity,
+        });
+        let graphs = graphs.iter().map(|&kind| signature(&architecture, kind, densessm_proto::Logits::Last)).collect();
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             tool_version: "0".to_owned(),
-            architecture: Architecture::DenseMamba(DenseMamba {
-                vocab_size: VOCABULARY,
-                hidden_size: 1,
-                num_hidden_layers: 1,
-                intermediate_size: 1,
-                state_size: 1,
-                conv_kernel: 1,
-                time_step_rank: 1,
-                use_bias: false,
-                use_conv_bias: false,
-                layer_norm_epsilon: 1e-5,
-                tie_word_embeddings: true,
-                dense_block_layers: 0,
-                channel_gate: None,
-                state_gate: None,
-                dense_projection: Projection::Identity,
-            }),
+            architecture,
             precision: Precision::Fp32,
             opset: 18,
             lowering: Lowering::Inline,
             logits: densessm_proto::Logits::Last,
-            graphs: graphs.iter().map(entry).collect(),
+            graphs,
             state_bytes_per_sequence: 4,
             files: names.map(file).collect(),
         };
