@@ -2,11 +2,16 @@
 
 use crate::{Error, Tensor, config, safetensors_file, shards, torch};
 use densessm_proto::Architecture;
+use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
+
+/// Bytes of a configuration or an index of shards.
+const LONGEST_JSON: u64 = 16 << 20;
 
 /// A file of weights, held open for as long as the checkpoint is.
 #[derive(Debug)]
@@ -31,9 +36,7 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing, truncated, not what its format says, or the configuration is nonsense.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("config.json");
-        let text = fs::read(&path).map_err(Error::io(&path))?;
-        let json = serde_json::from_slice(&text).map_err(|error| Error::file(&path, error.to_string()))?;
+        let json = read_json(&dir.join("config.json"))?;
         let (files, tensors) = open_weights(dir)?;
         let architecture = config::parse(&json, &|name| tensors.get(name).map(|tensor| tensor.shape.as_slice()))?;
         Ok(Self { dir: dir.to_owned(), architecture, files, tensors })
@@ -63,6 +66,24 @@ impl Checkpoint {
     pub fn file(&self, tensor: &Tensor) -> &Path {
         &self.files[tensor.file].path
     }
+}
+
+/// Opens a file, and nothing else that has a name: a pipe would be waited for.
+fn open_file(path: &Path) -> Result<File, Error> {
+    if path.metadata().map_err(Error::io(path))?.is_file() {
+        File::open(path).map_err(Error::io(path))
+    } else {
+        Err(Error::file(path, "expected a file"))
+    }
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let mut text = Vec::new();
+    open_file(path)?.take(LONGEST_JSON + 1).read_to_end(&mut text).map_err(Error::io(path))?;
+    if text.len() as u64 > LONGEST_JSON {
+        return Err(Error::file(path, format!("expected up to {LONGEST_JSON} bytes, got more")));
+    }
+    serde_json::from_slice(&text).map_err(|error| Error::file(path, error.to_string()))
 }
 
 type Weights = (Vec<WeightFile>, BTreeMap<String, Tensor>);
@@ -96,12 +117,18 @@ fn open_files(dir: &Path, names: &[String], format: Format) -> Result<Weights, E
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
     for (index, name) in names.iter().enumerate() {
         let path = dir.join(name);
-        let file = File::open(&path).map_err(Error::io(&path))?;
+        let file = open_file(&path)?;
         let found = match format {
             Format::Safetensors => safetensors_file::tensors(&path, &file, index)?,
             Format::Torch => torch::tensors(&path, &file, index)?,
         };
         for tensor in found {
+            if tensor.name.chars().any(char::is_control) {
+                return Err(Error::file(
+                    &path,
+                    format!("expected names without control characters, got {:?}", tensor.name),
+                ));
+            }
             if let Some(twice) = tensors.insert(tensor.name.clone(), tensor) {
                 return Err(Error::file(&path, format!("{}: there twice", twice.name)));
             }

@@ -4,8 +4,10 @@ use crate::Error;
 use densessm_proto::{Architecture, DenseMamba, DenseRetNet, Projection};
 use serde_json::Value;
 
-/// Beyond this a size is a mistake: no tensor of these models comes near.
-const LARGEST: u64 = 1 << 31;
+/// Beyond this a size is a mistake: no model comes near, and the product of two counts bytes without overflow.
+const LARGEST: u64 = 1 << 24;
+/// Beyond this a number of layers is a mistake. It is small, for graphs and lists of tensors grow with it.
+const MOST_LAYERS: u64 = 1 << 10;
 
 /// The architecture that a configuration describes.
 ///
@@ -27,6 +29,10 @@ pub fn parse<'a>(config: &Value, shape: &dyn Fn(&str) -> Option<&'a [usize]>) ->
         Some("mamba") => dense_mamba(&fields, true).map(Architecture::DenseMamba),
         Some("dense_mamba") => dense_mamba(&fields, false).map(Architecture::DenseMamba),
         other => {
+            // Half of what makes a DenseRetNet is a mistake in one.
+            if fields.config.get("query_key_dim").or(fields.config.get("v_factor")).is_some() {
+                return dense_retnet(&fields, shape).map(Architecture::DenseRetNet);
+            }
             let expected = "expected dense_mamba, mamba, or the fields of DenseRetNet (query_key_dim, v_factor, dense_block_layers)";
             let got = other.map_or("none of them".to_owned(), |name| format!("{name:?}"));
             Err(Error::config("model_type", format!("{expected}, got {got}")))
@@ -53,7 +59,7 @@ fn dense_mamba(fields: &Fields<'_>, plain: bool) -> Result<DenseMamba, Error> {
     Ok(DenseMamba {
         vocab_size: fields.size("vocab_size")?,
         hidden_size,
-        num_hidden_layers: fields.size("num_hidden_layers")?,
+        num_hidden_layers: fields.layers()?,
         intermediate_size,
         state_size: fields.size_or("state_size", 16)?,
         conv_kernel: fields.size_or("conv_kernel", 4)?,
@@ -110,6 +116,9 @@ fn dense_retnet<'a>(fields: &Fields<'_>, shape: &dyn Fn(&str) -> Option<&'a [usi
     if fields.flag_or("deepnorm", false)? {
         return Err(fields.wrong("deepnorm", "false, as the reference's forward pass does not support it either"));
     }
+    if fields.flag_or("retnorm", false)? {
+        return Err(fields.wrong("retnorm", "false, as no equations with it were published"));
+    }
     let hidden_size = fields.size("hidden_size")?;
     let heads = fields.size("num_attention_heads")?;
     let query_key_dim = fields.size("query_key_dim")?;
@@ -125,7 +134,7 @@ fn dense_retnet<'a>(fields: &Fields<'_>, shape: &dyn Fn(&str) -> Option<&'a [usi
         let expected = format!("an even width for each of {heads} heads, whose pairs are rotated");
         return Err(fields.wrong("query_key_dim", &expected));
     }
-    let num_hidden_layers = fields.size("num_hidden_layers")?;
+    let num_hidden_layers = fields.layers()?;
     // Layer 0 has gates in the file that are not used; any layer's will do for their width.
     let layer = usize::from(num_hidden_layers > 1);
     let width = |gate: &str, field: &str| gate_width(fields, hidden_size, gate, field, layer, shape);
@@ -140,7 +149,7 @@ fn dense_retnet<'a>(fields: &Fields<'_>, shape: &dyn Fn(&str) -> Option<&'a [usi
         v_gate: width("v_select", "intermediate_v_select_scale")?,
         rms_norm_eps: fields.epsilon("rms_norm_eps", 1e-6)?,
         tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
-        dense_block_layers: fields.count_or("dense_block_layers", 0)?,
+        dense_block_layers: fields.count("dense_block_layers")?,
     })
 }
 
@@ -158,7 +167,11 @@ fn gate_width<'a>(
         Some(_) => Some(hidden_size / fields.size(field)?),
     };
     let tensor = format!("model.layers.{layer}.self_attn.{gate}.fc1.weight");
-    let found = shape(&tensor).and_then(|shape| shape.first().copied());
+    // A tensor of another form is misshapen, whatever the width: accounting for the tensors says so.
+    let found = match shape(&tensor) {
+        Some(&[width, _]) if (1..=LARGEST).contains(&(width as u64)) => Some(width),
+        _ => None,
+    };
     match (stated, found) {
         (Some(stated), Some(found)) if stated != found => {
             let expected = format!("a reduction of hidden_size {hidden_size} to {found}, as {tensor} has it");
@@ -181,25 +194,32 @@ impl Fields<'_> {
         Error::config(field, format!("expected {expected}, got {got}"))
     }
 
-    /// A whole number from 1 to [`LARGEST`].
-    fn size(&self, field: &str) -> Result<usize, Error> {
+    /// A whole number from `least` to `most`.
+    fn whole(&self, field: &str, least: u64, most: u64) -> Result<usize, Error> {
         match self.config.get(field).and_then(Value::as_u64) {
-            Some(size @ 1..=LARGEST) => Ok(size as usize),
-            _ => Err(self.wrong(field, "a whole number of at least 1 and reasonable size")),
+            Some(number) if (least..=most).contains(&number) => Ok(number as usize),
+            _ => Err(self.wrong(field, &format!("a whole number from {least} to {most}"))),
         }
+    }
+
+    fn size(&self, field: &str) -> Result<usize, Error> {
+        self.whole(field, 1, LARGEST)
     }
 
     fn size_or(&self, field: &str, default: usize) -> Result<usize, Error> {
         self.config.get(field).map_or(Ok(default), |_| self.size(field))
     }
 
-    /// A whole number from 0.
+    fn layers(&self) -> Result<usize, Error> {
+        self.whole("num_hidden_layers", 1, MOST_LAYERS)
+    }
+
+    fn count(&self, field: &str) -> Result<usize, Error> {
+        self.whole(field, 0, LARGEST)
+    }
+
     fn count_or(&self, field: &str, default: usize) -> Result<usize, Error> {
-        match self.config.get(field).map(Value::as_u64) {
-            None => Ok(default),
-            Some(Some(count @ 0..=LARGEST)) => Ok(count as usize),
-            Some(_) => Err(self.wrong(field, "a whole number of reasonable size")),
-        }
+        self.config.get(field).map_or(Ok(default), |_| self.count(field))
     }
 
     fn flag_or(&self, field: &str, default: bool) -> Result<bool, Error> {
@@ -213,7 +233,7 @@ impl Fields<'_> {
     fn epsilon(&self, field: &str, default: f64) -> Result<f64, Error> {
         match self.config.get(field).map(Value::as_f64) {
             None => Ok(default),
-            Some(Some(epsilon)) if epsilon > 0.0 && epsilon < 1.0 => Ok(epsilon),
+            Some(Some(epsilon)) if epsilon as f32 > 0.0 && epsilon < 1.0 => Ok(epsilon),
             Some(_) => Err(self.wrong(field, "a small positive number")),
         }
     }

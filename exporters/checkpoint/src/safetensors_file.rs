@@ -1,12 +1,14 @@
 //! The header of a safetensors file. Parsing and the checks of offsets are the format's own crate's; that the file is
-//! as long as the header says is checked here, for here the file is not in memory.
+//! as long as the header says is checked here, for here the file is not in memory, and that each name stands there
+//! once, for the crate keeps the last.
 
 use crate::{DType, Error, Tensor};
 use safetensors::{Dtype, tensor::Metadata};
-use std::{fs::File, io::Read, path::Path};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use std::{collections::BTreeSet, fmt, fs::File, io::Read, path::Path};
 
-/// The largest header that the format allows.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// The largest header read. A tensor takes some hundred bytes of it; parsing takes many times its size.
+const LONGEST_HEADER: u64 = 8 << 20;
 
 /// The tensors of a file, whose index among the checkpoint's files is `index`.
 pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tensor>, Error> {
@@ -23,8 +25,9 @@ pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tens
     }
     let mut header = vec![0; length as usize];
     reader.read_exact(&mut header).map_err(Error::io(path))?;
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|error| Error::file(path, format!("header: {error}")))?;
+    let broken = |error: serde_json::Error| Error::file(path, format!("header: {error}"));
+    let NamesOnce = serde_json::from_slice(&header).map_err(broken)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(broken)?;
 
     let infos = metadata.tensors();
     let data = 8 + length;
@@ -44,6 +47,35 @@ pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tens
     Ok(infos.into_iter().map(tensor).collect())
 }
 
+/// An object whose names all differ.
+struct NamesOnce;
+
+impl<'de> Deserialize<'de> for NamesOnce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = NamesOnce;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NamesOnce, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
+                    if let Some(twice) = names.replace(name) {
+                        return Err(A::Error::custom(format!("{twice}: there twice")));
+                    }
+                }
+                Ok(NamesOnce)
+            }
+        }
+
+        deserializer.deserialize_map(Names)
+    }
+}
+
 fn dtype(dtype: Dtype) -> DType {
     match dtype {
         Dtype::F32 => DType::F32,
@@ -52,7 +84,8 @@ fn dtype(dtype: Dtype) -> DType {
         Dtype::F64 => DType::F64,
         Dtype::I64 => DType::Other("I64", 8),
         Dtype::I32 => DType::Other("I32", 4),
-        Dtype::I8 | Dtype::U8 => DType::Other("I8", 1),
+        Dtype::I8 => DType::Other("I8", 1),
+        Dtype::U8 => DType::Other("U8", 1),
         _ => DType::Other("an element type of another kind", 1),
     }
 }

@@ -1,10 +1,12 @@
 //! The index of a sharded checkpoint: which file holds which tensor.
 
-use crate::{Error, Tensor, checkpoint::WeightFile};
+use crate::{
+    Error, Tensor,
+    checkpoint::{WeightFile, read_json},
+};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Component, Path, PathBuf},
 };
 
@@ -22,9 +24,7 @@ struct IndexFile {
 impl Index {
     /// Reads an index. Shards lie beside it: their names have no way out of the folder.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let text = fs::read(path).map_err(Error::io(path))?;
-        let IndexFile { weight_map } =
-            serde_json::from_slice(&text).map_err(|error| Error::file(path, error.to_string()))?;
+        let IndexFile { weight_map } = read_json(path)?;
         if weight_map.is_empty() {
             return Err(Error::file(path, "weight_map: expected tensors, got none"));
         }

@@ -78,6 +78,62 @@ fn any_piece_of_a_tensor_is_the_same_piece_of_the_whole() {
 }
 
 #[test]
+fn what_is_no_part_of_a_tensor_is_an_error() {
+    fn shared<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let checkpoint = shared(opened("pytorch_model.bin", &fs::read(fixture("protocol-2.bin")).unwrap()).unwrap());
+    for name in ["float", "turned"] {
+        let tensor = checkpoint.tensor(name).unwrap();
+        for (start, count) in [(0, 13), (12, 1), (13, 0), (usize::MAX, 2), (usize::MAX, 1)] {
+            let error = checkpoint.read(tensor, start, &mut vec![0.0; count]).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!("expected a part of its 12 elements, got {count} from {start} on")),
+                "{error}"
+            );
+        }
+    }
+}
+
+/// A safetensors file of one tensor, `w`.
+fn one(dtype: safetensors::Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let view = safetensors::tensor::TensorView::new(dtype, shape.to_vec(), data).unwrap();
+    safetensors::serialize([("w", view)], None).unwrap()
+}
+
+#[test]
+fn the_first_number_that_is_none_is_named_as_it_is_stored() {
+    let finite = 3.0_f64.to_le_bytes();
+    for (value, shown) in
+        [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (-1e39, "-1000000000000000000000000000000000000000")]
+    {
+        let data = [finite, finite, value.to_le_bytes(), f64::NAN.to_le_bytes()].concat();
+        let checkpoint = opened("model.safetensors", &one(safetensors::Dtype::F64, &[2, 2], &data)).unwrap();
+        let tensor = checkpoint.tensor("w").unwrap();
+        checkpoint.read(tensor, 0, &mut [0.0; 2]).unwrap();
+        let error = checkpoint.read(tensor, 1, &mut [0.0; 3]).unwrap_err().to_string();
+        assert!(
+            error.ends_with(&format!("model.safetensors: w: expected finite numbers, got {shown} at element 2")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_tensor_of_many_pieces_is_read_as_one() {
+    // More than twice what is read at once, and no multiple of it.
+    let numbers: Vec<f32> = (0..600_001).map(|i| i as f32).collect();
+    let mut data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let checkpoint = opened("model.safetensors", &one(safetensors::Dtype::F32, &[600_001], &data)).unwrap();
+    assert_eq!(all(&checkpoint, "w"), numbers);
+    data[4 * 600_000..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let checkpoint = opened("model.safetensors", &one(safetensors::Dtype::F32, &[600_001], &data)).unwrap();
+    let tensor = checkpoint.tensor("w").unwrap();
+    let error = checkpoint.read(tensor, 7, &mut vec![0.0; 599_994]).unwrap_err().to_string();
+    assert!(error.ends_with("got inf at element 600000"), "{error}");
+}
+
+#[test]
 fn what_is_no_table_of_tensors_is_refused_with_a_remedy() {
     let error = |name: &str| opened("pytorch_model.bin", &fs::read(fixture(name)).unwrap()).unwrap_err().to_string();
     assert!(

@@ -11,7 +11,7 @@ use std::{
 use zip::{CompressionMethod, ZipArchive};
 
 /// A pickle describes tensors in some hundred bytes each; one beyond this is none of a model's.
-const LONGEST_PICKLE: u64 = 256 << 20;
+const LONGEST_PICKLE: u64 = 8 << 20;
 /// How files begin that `torch.save` wrote before version 1.6: with a pickle instead of an archive.
 const PICKLE_START: u8 = 0x80;
 
@@ -43,7 +43,8 @@ impl Archive {
         for index in 0..zip.len() {
             let entry = zip.by_index_raw(index).map_err(broken)?;
             let name = entry.name().map_err(broken)?.into_owned();
-            if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+            let stored = entry.compression() == CompressionMethod::Stored && entry.compressed_size() == entry.size();
+            if !stored || entry.encrypted() {
                 return Err(Error::file(path, format!("{name}: expected a stored entry, got a compressed one")));
             }
             let place = entry.data_start().map(|start| Entry { start, size: entry.size() });
@@ -91,7 +92,7 @@ impl Archive {
     }
 
     /// A described tensor as one of the checkpoint's, once its storage has been found to hold it.
-    pub(super) fn place(&self, name: String, described: &Described, index: usize) -> Result<Tensor, Error> {
+    pub(super) fn place(&self, name: &str, described: &Described<'_>, index: usize) -> Result<Tensor, Error> {
         let Described { storage, offset, shape, strides } = described;
         let problem = |problem: String| Err(Error::file(&self.path, format!("{name}: {problem}")));
         let key = format!("data/{}", storage.key);
@@ -106,12 +107,16 @@ impl Archive {
         let (Some(count), true) = (elements(shape), shape.len() == strides.len()) else {
             return problem(format!("expected sizes with strides, got {shape:?} with {strides:?}"));
         };
-        // Repeating one element as a large tensor is nothing that a trained weight does.
-        let last = last_element(*offset, shape, strides).filter(|&last| last < storage.elements || count == 0);
-        if last.is_none() || count > storage.elements {
+        let end = if count == 0 { Some(*offset) } else { end(*offset, shape, strides) };
+        if end.is_none_or(|end| end > storage.elements) {
             let held = storage.elements;
             return problem(format!(
                 "expected {shape:?} from element {offset} on in a storage of {held}, not held by it"
+            ));
+        }
+        if count > 0 && !nested(shape, strides) {
+            return problem(format!(
+                "expected each element at a place of its own, got {shape:?} by strides {strides:?}"
             ));
         }
         Ok(Tensor {
@@ -120,16 +125,28 @@ impl Archive {
             offset: entry.start + *offset as u64 * size,
             strides: (count > 0 && !row_major(shape, strides)).then(|| strides.clone()),
             shape: shape.clone(),
-            name,
+            name: name.to_owned(),
         })
     }
 }
 
-fn last_element(offset: usize, shape: &[usize], strides: &[usize]) -> Option<usize> {
-    shape
-        .iter()
-        .zip(strides)
-        .try_fold(offset, |last, (&size, &stride)| last.checked_add(size.saturating_sub(1).checked_mul(stride)?))
+/// The place behind a view's last element.
+fn end(offset: usize, shape: &[usize], strides: &[usize]) -> Option<usize> {
+    let mut sizes = shape.iter().zip(strides);
+    sizes.try_fold(offset, |last, (&size, &stride)| last.checked_add((size - 1).checked_mul(stride)?))?.checked_add(1)
+}
+
+/// Whether each axis steps over all that the axes of smaller strides span, so that no two elements share a place.
+/// Transposing, slicing and taking diagonals keep it so; repeating an element does not.
+fn nested(shape: &[usize], strides: &[usize]) -> bool {
+    let mut axes: Vec<_> = shape.iter().zip(strides).filter(|&(&size, _)| size > 1).collect();
+    axes.sort_by_key(|&(_, stride)| stride);
+    let mut span = 1;
+    axes.into_iter().all(|(size, &stride)| {
+        let steps_over = stride >= span;
+        span += (size - 1) * stride;
+        steps_over
+    })
 }
 
 /// Whether elements lie one behind the other in order. The stride of an axis of size 1 says nothing.

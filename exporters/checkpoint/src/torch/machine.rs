@@ -4,12 +4,19 @@ use super::{
     object::{Class, Described, Id, Object, Storage},
     opcode as op,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+/// Objects that a pickle may make, and keep: some twenty describe a tensor.
+const MOST_OBJECTS: usize = 1 << 20;
+/// Axes of a tensor.
+const MOST_AXES: usize = 8;
+/// Bytes of a class's module or name.
+const LONGEST_NAME: usize = 256;
 
 /// The tensors that a pickle describes, by name.
 ///
 /// The error says what the pickle asks for that a table of tensors has no use for.
-pub(super) fn run(pickle: &[u8]) -> Result<Vec<(String, Described)>, String> {
+pub(super) fn run(pickle: &[u8]) -> Result<Vec<(&str, Described<'_>)>, String> {
     let mut machine =
         Machine { rest: pickle, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     while machine.turn()? {}
@@ -18,7 +25,7 @@ pub(super) fn run(pickle: &[u8]) -> Result<Vec<(String, Described)>, String> {
 
 struct Machine<'a> {
     rest: &'a [u8],
-    objects: Vec<Object>,
+    objects: Vec<Object<'a>>,
     stack: Vec<Id>,
     /// Heights of the stack at the marks that are open.
     marks: Vec<usize>,
@@ -37,24 +44,24 @@ impl<'a> Machine<'a> {
             },
             op::FRAME => drop(self.bytes::<8>()?),
             op::MARK => self.marks.push(self.stack.len()),
-            op::NONE => self.push(Object::None),
-            op::NEWTRUE | op::NEWFALSE => self.push(Object::Bool),
+            op::NONE => self.push(Object::None)?,
+            op::NEWTRUE | op::NEWFALSE => self.push(Object::Bool)?,
             op::BININT => {
                 let value = i32::from_le_bytes(self.bytes()?);
-                self.push(Object::Int(value.into()));
+                self.push(Object::Int(value.into()))?;
             }
             op::BININT1 => {
                 let [value] = self.bytes()?;
-                self.push(Object::Int(value.into()));
+                self.push(Object::Int(value.into()))?;
             }
             op::BININT2 => {
                 let value = u16::from_le_bytes(self.bytes()?);
-                self.push(Object::Int(value.into()));
+                self.push(Object::Int(value.into()))?;
             }
             op::LONG1 => self.long()?,
             op::BINFLOAT => {
                 self.bytes::<8>()?;
-                self.push(Object::Float);
+                self.push(Object::Float)?;
             }
             op::BINUNICODE => {
                 let length = u32::from_le_bytes(self.bytes()?);
@@ -64,17 +71,17 @@ impl<'a> Machine<'a> {
                 let [length] = self.bytes()?;
                 self.text(length.into())?;
             }
-            op::EMPTY_TUPLE => self.push(Object::Tuple(Vec::new())),
+            op::EMPTY_TUPLE => self.push(Object::Tuple(Vec::new()))?,
             op::TUPLE => {
                 let items = self.pop_to_mark()?;
-                self.push(Object::Tuple(items));
+                self.push(Object::Tuple(items))?;
             }
             op::TUPLE1 | op::TUPLE2 | op::TUPLE3 => {
                 let count = usize::from(opcode - op::TUPLE1) + 1;
                 let items = self.pop_many(count)?;
-                self.push(Object::Tuple(items));
+                self.push(Object::Tuple(items))?;
             }
-            op::EMPTY_LIST => self.push(Object::List(Vec::new())),
+            op::EMPTY_LIST => self.push(Object::List(Vec::new()))?,
             op::APPEND => {
                 let items = self.pop_many(1)?;
                 self.append(items)?;
@@ -83,7 +90,7 @@ impl<'a> Machine<'a> {
                 let items = self.pop_to_mark()?;
                 self.append(items)?;
             }
-            op::EMPTY_DICT => self.push(Object::Dict(Vec::new())),
+            op::EMPTY_DICT => self.push(Object::Dict(Vec::new()))?,
             op::SETITEM => {
                 let items = self.pop_many(2)?;
                 self.set(&items)?;
@@ -98,7 +105,7 @@ impl<'a> Machine<'a> {
             }
             op::STACK_GLOBAL => {
                 let (name, module) = (self.pop_text()?, self.pop_text()?);
-                self.class(&module, &name)?;
+                self.class(module, name)?;
             }
             op::BINPERSID => self.storage()?,
             op::REDUCE => self.reduce()?,
@@ -132,15 +139,20 @@ impl<'a> Machine<'a> {
     }
 
     /// The machine's result, which is a dictionary of tensors.
-    fn table(mut self) -> Result<Vec<(String, Described)>, String> {
+    fn table(mut self) -> Result<Vec<(&'a str, Described<'a>)>, String> {
         let top = self.pop()?;
+        if !(self.rest.is_empty() && self.stack.is_empty() && self.marks.is_empty()) {
+            return Err("expected a dictionary of tensors and nothing else".to_owned());
+        }
         let Object::Dict(items) = &self.objects[top] else {
             return Err(format!("expected a dictionary of tensors, got {}", self.objects[top].kind()));
         };
+        let mut names = BTreeSet::new();
         items
             .iter()
             .map(|&(key, value)| match (&self.objects[key], &self.objects[value]) {
-                (Object::Text(name), Object::Tensor(tensor)) => Ok((name.clone(), tensor.clone())),
+                (Object::Text(name), _) if !names.insert(*name) => Err(format!("{name}: there twice")),
+                (Object::Text(name), Object::Tensor(tensor)) => Ok((*name, tensor.clone())),
                 (Object::Text(name), other) => {
                     Err(format!("{name}: expected a tensor, got {}; save the model's state_dict alone", other.kind()))
                 }
@@ -170,7 +182,7 @@ impl<'a> Machine<'a> {
 
     fn text(&mut self, length: usize) -> Result<(), String> {
         let text = std::str::from_utf8(self.slice(length)?).map_err(|_| "expected UTF-8 in a text")?;
-        self.push(Object::Text(text.to_owned()));
+        self.push(Object::Text(text))?;
         Ok(())
     }
 
@@ -184,13 +196,17 @@ impl<'a> Machine<'a> {
         let sign = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
         let mut value = [if sign { 0xff } else { 0 }; 8];
         value[..bytes.len()].copy_from_slice(bytes);
-        self.push(Object::Int(i64::from_le_bytes(value)));
+        self.push(Object::Int(i64::from_le_bytes(value)))?;
         Ok(())
     }
 
-    fn push(&mut self, object: Object) {
+    fn push(&mut self, object: Object<'a>) -> Result<(), String> {
+        if self.objects.len() == MOST_OBJECTS {
+            return Err(format!("expected up to {MOST_OBJECTS} objects, got more"));
+        }
+        self.stack.push(self.objects.len());
         self.objects.push(object);
-        self.stack.push(self.objects.len() - 1);
+        Ok(())
     }
 
     fn pop(&mut self) -> Result<Id, String> {
@@ -212,10 +228,10 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn pop_text(&mut self) -> Result<String, String> {
+    fn pop_text(&mut self) -> Result<&'a str, String> {
         let id = self.pop()?;
         match &self.objects[id] {
-            Object::Text(text) => Ok(text.clone()),
+            Object::Text(text) => Ok(*text),
             other => Err(format!("expected a text, got {}", other.kind())),
         }
     }
@@ -249,6 +265,9 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, slot: u32) -> Result<(), String> {
         let top = self.top_is("an object", |_| true)?;
+        if self.memo.len() == MOST_OBJECTS {
+            return Err(format!("expected up to {MOST_OBJECTS} objects to be kept, got more"));
+        }
         self.memo.insert(slot, top);
         Ok(())
     }
@@ -260,10 +279,13 @@ impl<'a> Machine<'a> {
     }
 
     fn class(&mut self, module: &str, name: &str) -> Result<(), String> {
+        if module.len().max(name.len()) > LONGEST_NAME {
+            return Err(format!("expected a class's name of up to {LONGEST_NAME} bytes, got a longer one"));
+        }
         let class = Class::named(module, name).ok_or_else(|| {
             format!("`{module}.{name}` is no class that a table of tensors needs; refusing to load it")
         })?;
-        self.push(Object::Class(class));
+        self.push(Object::Class(class))?;
         Ok(())
     }
 
@@ -275,9 +297,9 @@ impl<'a> Machine<'a> {
             return Err(format!("expected a storage's 5 particulars, got {}", items.len()));
         };
         match (&self.objects[tag], &self.objects[class], &self.objects[key]) {
-            (Object::Text(tag), Object::Class(Class::Storage(dtype)), Object::Text(key)) if tag == "storage" => {
-                let storage = Storage { dtype: *dtype, key: key.clone(), elements: self.size(elements)? };
-                self.push(Object::Storage(storage));
+            (Object::Text(tag), Object::Class(Class::Storage(dtype)), Object::Text(key)) if *tag == "storage" => {
+                let storage = Storage { dtype: *dtype, key, elements: self.size(elements)? };
+                self.push(Object::Storage(storage))?;
                 Ok(())
             }
             _ => Err("expected a storage's class and key".to_owned()),
@@ -298,7 +320,7 @@ impl<'a> Machine<'a> {
                     return Err(format!("expected a tensor's storage, got {}", self.objects[storage].kind()));
                 };
                 Object::Tensor(Described {
-                    storage: storage.clone(),
+                    storage: *storage,
                     offset: self.size(offset)?,
                     shape: self.sizes(shape)?,
                     strides: self.sizes(strides)?,
@@ -310,8 +332,7 @@ impl<'a> Machine<'a> {
             },
             _ => return Err(format!("cannot apply {class:?} to {} arguments", items.len())),
         };
-        self.push(made);
-        Ok(())
+        self.push(made)
     }
 
     fn tuple(&self, id: Id) -> Result<&[Id], String> {
@@ -329,6 +350,10 @@ impl<'a> Machine<'a> {
     }
 
     fn sizes(&self, id: Id) -> Result<Vec<usize>, String> {
-        self.tuple(id)?.iter().map(|&item| self.size(item)).collect()
+        let items = self.tuple(id)?;
+        if items.len() > MOST_AXES {
+            return Err(format!("expected a tensor of up to {MOST_AXES} axes, got {}", items.len()));
+        }
+        items.iter().map(|&item| self.size(item)).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What a pickle of tensors can be made of: plain data, a closed list of classes, and descriptions of tensors.
 //!
-//! Objects lie in one vector and refer to each other by index, so that neither sharing nor nesting, however deep,
-//! costs more than the pickle's own length.
+//! Objects lie in one vector and refer to each other by index, and texts stay where they are in the pickle, so that
+//! neither sharing nor nesting, however deep, costs more than the pickle's own length.
 
 use crate::DType;
 
@@ -9,21 +9,21 @@ use crate::DType;
 pub(super) type Id = usize;
 
 #[derive(Clone, Debug)]
-pub(super) enum Object {
+pub(super) enum Object<'a> {
     None,
     Bool,
     Int(i64),
     Float,
-    Text(String),
+    Text(&'a str),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Class(Class),
-    Storage(Storage),
-    Tensor(Described),
+    Storage(Storage<'a>),
+    Tensor(Described<'a>),
 }
 
-impl Object {
+impl Object<'_> {
     /// What it is, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -79,19 +79,19 @@ impl Class {
 }
 
 /// A run of elements in the archive.
-#[derive(Clone, Debug)]
-pub(super) struct Storage {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Storage<'a> {
     pub(super) dtype: DType,
     /// Name of its entry under `data/`.
-    pub(super) key: String,
+    pub(super) key: &'a str,
     /// Number of its elements, as the pickle says.
     pub(super) elements: usize,
 }
 
 /// A tensor as a pickle describes it: a view of a storage.
 #[derive(Clone, Debug)]
-pub(super) struct Described {
-    pub(super) storage: Storage,
+pub(super) struct Described<'a> {
+    pub(super) storage: Storage<'a>,
     /// First element in the storage.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
