@@ -19,6 +19,10 @@ use std::sync::{Arc, Mutex};
 /// # Errors
 /// When ONNX Runtime or the device cannot be used, or ONNX Runtime does not take a graph.
 pub fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
+    if options.threads == Some(0) {
+        let problem = "expected at least 1, got 0".to_owned();
+        return Err(Error::Unusable { what: "threads".to_owned(), problem });
+    }
     let loaded = library::loaded()?;
     usable(options.device)?;
     let open = |kind: GraphKind| match options.graphs.contains(&kind) {

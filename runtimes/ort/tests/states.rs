@@ -247,7 +247,13 @@ fn a_graph_that_was_not_loaded_is_named() {
     let error = model.prefill(&TokenBatch::new(&[1, 2], &[2]).unwrap(), &mut states).unwrap_err().to_string();
     assert!(error.contains("parallel") && error.contains("not loaded"), "{error}");
     model.step(&[1], &mut states).unwrap();
-    let none = LoadOptions { graphs: Vec::new(), ..options };
-    let error = densessm_ort::load(&bundle, &none).err().unwrap().to_string();
-    assert!(error.starts_with("graphs: "), "{error}");
+}
+
+#[test]
+fn a_model_of_no_graph_or_no_thread_is_not_loaded() {
+    let (_folder, bundle) = exported(&golden(MODELS[0]));
+    let all = LoadOptions::for_bundle(&bundle);
+    let error = |options: LoadOptions| densessm_ort::load(&bundle, &options).err().unwrap().to_string();
+    assert_eq!(error(LoadOptions { graphs: Vec::new(), ..all.clone() }), "graphs: expected a graph to load, got none");
+    assert_eq!(error(LoadOptions { threads: Some(0), ..all }), "threads: expected at least 1, got 0");
 }
