@@ -145,9 +145,15 @@ fn what_is_no_table_of_tensors_is_refused_with_a_remedy() {
     assert!(opened("pytorch_model.bin", &fs::read(fixture("state-dict.bin")).unwrap()).is_ok());
 }
 
+/// Writes a file anew: over one that is there, some file systems wait for the disk.
+fn replace(path: &Path, bytes: &[u8]) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
 /// Opens spoilt bytes and, where that goes well, reads every tensor: an error is fine, a panic is not.
 fn survives(folder: &TempDir, weights: &str, bytes: &[u8]) -> bool {
-    fs::write(folder.path().join(weights), bytes).unwrap();
+    replace(&folder.path().join(weights), bytes);
     let Ok(checkpoint) = Checkpoint::open(folder.path()) else { return false };
     checkpoint.tensors().all(|tensor| {
         assert!(tensor.elements() <= 1 << 20, "a spoilt file claims {:?}", tensor.shape);
@@ -157,16 +163,46 @@ fn survives(folder: &TempDir, weights: &str, bytes: &[u8]) -> bool {
 
 #[test]
 fn no_prefix_of_a_file_is_taken_for_the_whole() {
-    for (weights, path, step) in [
-        ("model.safetensors", golden("mamba-m0-transformers").join("model.safetensors"), 1009),
-        ("pytorch_model.bin", fixture("protocol-2.bin"), 7),
+    let golden = golden("mamba-m0-transformers").join("model.safetensors");
+    for (weights, whole, step) in [
+        ("model.safetensors", fs::read(golden).unwrap(), 1009),
+        ("model.safetensors", one(safetensors::Dtype::F32, &[2, 3], &[0; 24]), 1),
+        ("pytorch_model.bin", fs::read(fixture("protocol-2.bin")).unwrap(), 1),
     ] {
-        let whole = fs::read(path).unwrap();
-        assert!(opened(weights, &whole).is_ok());
+        let folder = folder(weights, &whole);
+        assert!(Checkpoint::open(folder.path()).is_ok());
         for length in (0..whole.len()).step_by(step) {
-            assert!(opened(weights, &whole[..length]).is_err(), "{weights}: the first {length} bytes");
+            replace(&folder.path().join(weights), &whole[..length]);
+            assert!(Checkpoint::open(folder.path()).is_err(), "{weights}: the first {length} bytes");
         }
     }
+}
+
+#[test]
+fn shards_of_torch_files_are_one_checkpoint() {
+    let folder = folder("1.bin", &fs::read(fixture("state-dict.bin")).unwrap());
+    fs::copy(fixture("protocol-2.bin"), folder.path().join("2.bin")).unwrap();
+    let second = ["float", "half", "bfloat16", "double", "turned", "tail", "tied", "parameter", "steps"];
+    let map: Vec<String> = [("weight", "1.bin"), ("bias", "1.bin")]
+        .into_iter()
+        .chain(second.map(|name| (name, "2.bin")))
+        .map(|(name, file)| format!("\"{name}\": \"{file}\""))
+        .collect();
+    let index = format!("{{\"metadata\": {{\"total_size\": 1}}, \"weight_map\": {{{}}}}}", map.join(", "));
+    fs::write(folder.path().join("pytorch_model.bin.index.json"), index).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.tensors().count(), 11);
+    assert!(checkpoint.file(checkpoint.tensor("bias").unwrap()).ends_with("1.bin"));
+    assert_eq!(all(&checkpoint, "tail"), all(&checkpoint, "float")[4..]);
+}
+
+#[test]
+fn safetensors_are_preferred_where_both_are_there() {
+    let folder = folder("pytorch_model.bin", &fs::read(fixture("protocol-2.bin")).unwrap());
+    assert!(Checkpoint::open(folder.path()).unwrap().tensor("float").is_some());
+    fs::write(folder.path().join("model.safetensors"), one(safetensors::Dtype::F32, &[2], &[0; 8])).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.tensors().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(), ["w"]);
 }
 
 #[test]

@@ -185,16 +185,33 @@ fn stored() -> SimpleFileOptions {
     SimpleFileOptions::default().compression_method(CompressionMethod::Stored)
 }
 
+fn bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn counted(count: u32) -> Vec<f32> {
+    (0..count).map(|i| i as f32).collect()
+}
+
+fn pickled_with(pickle: &Pickle, numbers: &[f32]) -> TempDir {
+    archive(&[("data.pkl", &pickle.0), ("byteorder", b"little"), ("data/0", &bytes(numbers))], stored())
+}
+
 /// A checkpoint of a pickle and a storage of 12 floats, 0 to 11.
 fn pickled(pickle: &Pickle) -> TempDir {
-    let data: Vec<u8> = (0..12_u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
-    archive(&[("data.pkl", &pickle.0), ("byteorder", b"little"), ("data/0", &data)], stored())
+    pickled_with(pickle, &counted(12))
+}
+
+/// A checkpoint whose one tensor `w` is this view of those floats.
+fn view_of(numbers: &[f32], offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
+    let table = Pickle::new().op("}").text("w");
+    let elements = numbers.len() as i64;
+    pickled_with(&table.tensor("torch\nFloatStorage", "0", elements, offset, shape, strides).op("s."), numbers)
 }
 
 /// A checkpoint whose one tensor `w` is this view of the 12 floats.
 fn view(offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
-    let table = Pickle::new().op("}").text("w");
-    pickled(&table.tensor("torch\nFloatStorage", "0", 12, offset, shape, strides).op("s."))
+    view_of(&counted(12), offset, shape, strides)
 }
 
 fn values(folder: &TempDir) -> Result<Vec<f32>, Error> {
@@ -219,6 +236,46 @@ fn views_are_what_their_strides_make_them() {
     ] {
         assert_eq!(values(&view(offset, shape, strides)).unwrap(), expected, "{offset} {shape:?} {strides:?}");
     }
+}
+
+#[test]
+fn views_larger_than_what_is_read_at_once_are_whole_in_any_piece() {
+    let numbers = counted(3 * 700 * 400);
+    // Transposed, every other column of it, one column, and a block of a larger tensor.
+    for (offset, shape, strides) in [
+        (0, vec![400, 2100], vec![1, 400]),
+        (1, vec![200, 2100], vec![2, 400]),
+        (7, vec![2100, 1], vec![400, 1]),
+        (5, vec![3, 300, 700], vec![280_000, 1, 400]),
+    ] {
+        let folder = view_of(&numbers, offset, &shape, &strides);
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let tensor = checkpoint.tensor("w").unwrap();
+        let expected = |mut element: usize| {
+            let mut place = offset;
+            for (&size, &stride) in shape.iter().zip(&strides).rev() {
+                place += (element % size as usize) as i64 * stride;
+                element /= size as usize;
+            }
+            place as f32
+        };
+        let elements = tensor.elements();
+        for (start, end) in [(0, elements), (1, elements - 1), (elements / 3, elements / 2), (elements - 1, elements)] {
+            let mut part = vec![f32::NAN; end - start];
+            checkpoint.read(tensor, start, &mut part).unwrap();
+            let wrong = part.iter().enumerate().find(|&(i, &value)| value != expected(start + i));
+            assert_eq!(wrong, None, "{shape:?} {strides:?} {start}..{end}");
+        }
+    }
+}
+
+#[test]
+fn only_what_a_view_shows_is_judged() {
+    let mut numbers = counted(12);
+    (numbers[2], numbers[5]) = (f32::NAN, f32::INFINITY);
+    let error = values(&view_of(&numbers, 0, &[4, 3], &[1, 4])).unwrap_err().to_string();
+    assert!(error.ends_with("pytorch_model.bin: w: expected finite numbers, got inf at element 4"), "{error}");
+    assert_eq!(values(&view_of(&numbers, 0, &[2, 3], &[3, 4])).unwrap(), [0., 4., 8., 3., 7., 11.]);
 }
 
 #[test]
