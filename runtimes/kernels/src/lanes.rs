@@ -1,0 +1,49 @@
+//! Elementary functions over slices: what the operators use inside, for tests and for whoever needs them.
+
+use crate::{
+    Level,
+    simd::{Functions, Simd, Work},
+};
+
+/// An elementary function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// `2^x` for x below 128, to within 3 units in the last place; 0 below 2^-126.
+    Exp2,
+    /// `e^x`, to within 2 units in the last place; 0 where that is below the smallest normal number.
+    Exp,
+    /// `x / (1 + e^-x)`, to within 5 units in the last place.
+    Silu,
+    /// `log(1 + e^x)`, to within 5 units in the last place.
+    Softplus,
+}
+
+impl Function {
+    /// Replaces every number by the function of it.
+    pub fn apply(self, level: Level, values: &mut [f32]) {
+        level.run(Apply { function: self, values });
+    }
+}
+
+struct Apply<'a> {
+    function: Function,
+    values: &'a mut [f32],
+}
+
+impl Work for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for piece in self.values.chunks_mut(S::LANES) {
+            let x = simd.load_some(piece);
+            let y = match self.function {
+                Function::Exp2 => simd.exp2(x),
+                Function::Exp => simd.exp(x),
+                Function::Silu => simd.silu(x),
+                Function::Softplus => simd.softplus(x),
+            };
+            simd.store_some(piece, y);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! AVX2 and FMA: 8 numbers a vector, 16 registers.
+
+use super::{Simd, Work};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX2 and FMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+
+    #[inline]
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn inside<W: Work>(token: Avx2, work: W) -> W::Output {
+            work.run(token)
+        }
+        // SAFETY: the token is the proof that the processor has these features.
+        unsafe { inside(self, work) }
+    }
+}
+
+/// A call of an intrinsic that touches no memory.
+macro_rules! intrinsic {
+    ($call:expr) => {
+        // SAFETY: the token is the proof that the processor has the intrinsic, which touches no memory.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx2 {
+    type F = __m256;
+    const LANES: usize = 8;
+    const TILE: (usize, usize) = (4, 3);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        intrinsic!(_mm256_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the token is the proof that the processor has the intrinsic; 8 numbers may be read.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32], x: __m256) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the token is the proof that the processor has the intrinsic; 8 numbers may be written.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        intrinsic!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        intrinsic!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    }
+
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        intrinsic!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+
+    #[inline(always)]
+    fn scale(self, x: __m256, k: __m256) -> __m256 {
+        // Half of it at a time: 2^128 has no exponent of its own, 2^64 has.
+        intrinsic!({
+            let k = _mm256_max_ps(_mm256_min_ps(k, _mm256_set1_ps(254.0)), _mm256_set1_ps(-254.0));
+            let normal = _mm256_cmp_ps::<_CMP_GE_OQ>(k, _mm256_set1_ps(-126.0));
+            let k = _mm256_cvtps_epi32(k);
+            let half = _mm256_srai_epi32::<1>(k);
+            let bias = _mm256_set1_epi32(127);
+            let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
+            let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(k, half), bias));
+            let scaled = _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high));
+            _mm256_and_ps(scaled, normal)
+        })
+    }
+
+    #[inline(always)]
+    fn keep_nan(self, x: __m256, y: __m256) -> __m256 {
+        intrinsic!(_mm256_blendv_ps(x, y, _mm256_cmp_ps::<_CMP_UNORD_Q>(y, y)))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: __m256) -> f32 {
+        intrinsic!({
+            let half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)))
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! AVX-512: 16 numbers a vector, 32 registers.
+
+use super::{Simd, Work};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX-512 F and DQ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")).then_some(Self(()))
+    }
+
+    #[inline]
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512dq")]
+        fn inside<W: Work>(token: Avx512, work: W) -> W::Output {
+            work.run(token)
+        }
+        // SAFETY: the token is the proof that the processor has these features.
+        unsafe { inside(self, work) }
+    }
+}
+
+/// A call of an intrinsic that touches no memory.
+macro_rules! intrinsic {
+    ($call:expr) => {
+        // SAFETY: the token is the proof that the processor has the intrinsic, which touches no memory.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+    const LANES: usize = 16;
+    const TILE: (usize, usize) = (8, 3);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        intrinsic!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the token is the proof that the processor has the intrinsic; 16 numbers may be read.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32], x: __m512) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the token is the proof that the processor has the intrinsic; 16 numbers may be written.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        intrinsic!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        intrinsic!(_mm512_abs_ps(a))
+    }
+
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        intrinsic!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+
+    #[inline(always)]
+    fn scale(self, x: __m512, k: __m512) -> __m512 {
+        // Numbers too small to be normal become 0, as on the other levels: arithmetic on them is slow.
+        intrinsic!({
+            let normal = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(k, _mm512_set1_ps(-126.0));
+            _mm512_maskz_scalef_ps(normal, x, k)
+        })
+    }
+
+    #[inline(always)]
+    fn keep_nan(self, x: __m512, y: __m512) -> __m512 {
+        intrinsic!(_mm512_mask_mov_ps(x, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(y, y), y))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        intrinsic!(_mm512_reduce_add_ps(a))
+    }
+}

@@ -1,0 +1,90 @@
+//! Elementary functions on vectors, with the errors that `tests/functions.rs` holds them to.
+
+use super::Simd;
+
+/// `ln 2` in two parts, of which the first times any exponent is exact.
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// `(e^r - 1 - r) / r²` for |r| ≤ ½ ln 2, to 3e-9 of e^r.
+const EXP: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_888, 0.001_395_048_8];
+/// `2^f` for |f| ≤ ½, to 8e-8.
+const EXP2: [f32; 6] = [1.0, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_542, 0.001_327_647_2];
+/// `(atanh(s)/s - 1) / s²` in s², for s ≤ ⅓, to 2e-10 of atanh.
+const ATANH: [f32; 5] = [0.333_333_37, 0.199_994_39, 0.143_084_42, 0.107_138_276, 0.121_504_724];
+
+/// Elementary functions on any level's vectors.
+pub(crate) trait Functions: Simd {
+    /// `2^x` for x below 128, to within 3 units in the last place; 0 below 2^-126 and for what is not a number.
+    #[inline(always)]
+    fn exp2(self, x: Self::F) -> Self::F {
+        let k = self.round(x);
+        self.scale(self.polynomial(self.sub(x, k), &EXP2), k)
+    }
+
+    /// `e^x`, to within 2 units in the last place; 0 below the smallest normal number, infinite beyond the largest.
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        let bounded = self.min(self.max(x, self.splat(-105.0)), self.splat(89.5));
+        let k = self.round(self.mul(bounded, self.splat(LOG2_E)));
+        let r = self.mul_add(k, self.splat(-LN_2[0]), bounded);
+        let r = self.mul_add(k, self.splat(-LN_2[1]), r);
+        let e = self.mul_add(self.mul(r, r), self.polynomial(r, &EXP), r);
+        self.keep_nan(self.scale(self.add(e, self.splat(1.0)), k), x)
+    }
+
+    /// `x / (1 + e^-x)`, to within 5 units in the last place where e^-x is finite; beyond, to within 1e-36.
+    #[inline(always)]
+    fn silu(self, x: Self::F) -> Self::F {
+        let e = self.exp(self.sub(self.splat(0.0), x));
+        self.div(x, self.add(self.splat(1.0), e))
+    }
+
+    /// `log(1 + e^x) = max(x, 0) + 2 atanh(e / (2 + e))`, e = e^-|x|, to within 5 units in the last place.
+    #[inline(always)]
+    fn softplus(self, x: Self::F) -> Self::F {
+        let e = self.exp(self.sub(self.splat(0.0), self.abs(x)));
+        let s = self.div(e, self.add(e, self.splat(2.0)));
+        let q = self.mul(s, s);
+        let twice = self.add(s, s);
+        let log = self.mul_add(self.mul(twice, q), self.polynomial(q, &ATANH), twice);
+        self.keep_nan(self.add(self.max(x, self.splat(0.0)), log), x)
+    }
+
+    /// `c[0] + c[1] x + …`, by Horner's rule.
+    #[inline(always)]
+    fn polynomial<const N: usize>(self, x: Self::F, c: &[f32; N]) -> Self::F {
+        let mut y = self.splat(c[N - 1]);
+        for c in c[..N - 1].iter().rev() {
+            y = self.mul_add(y, x, self.splat(*c));
+        }
+        y
+    }
+
+    /// As [`Simd::load`] from a slice that may be shorter than a vector; zeros behind it.
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> Self::F {
+        if from.len() >= Self::LANES {
+            return self.load(from);
+        }
+        let mut padded = [0.0; MOST_LANES];
+        padded[..from.len()].copy_from_slice(from);
+        self.load(&padded)
+    }
+
+    /// As [`Simd::store`] to a slice that may be shorter than a vector; what it has no room for is dropped.
+    #[inline(always)]
+    fn store_some(self, to: &mut [f32], x: Self::F) {
+        if to.len() >= Self::LANES {
+            return self.store(to, x);
+        }
+        let mut padded = [0.0; MOST_LANES];
+        self.store(&mut padded, x);
+        let room = to.len();
+        to.copy_from_slice(&padded[..room]);
+    }
+}
+
+/// Numbers in the longest vector of any level.
+const MOST_LANES: usize = 16;
+
+impl<S: Simd> Functions for S {}

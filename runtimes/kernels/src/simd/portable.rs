@@ -1,0 +1,109 @@
+//! Vectors as arrays: for processors without a level of their own, and the measure of the others.
+
+use super::Simd;
+
+/// Nothing to prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Portable;
+
+const LANES: usize = 4;
+type F = [f32; LANES];
+
+#[inline(always)]
+fn map(a: F, f: impl Fn(f32) -> f32) -> F {
+    a.map(f)
+}
+
+#[inline(always)]
+fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
+    std::array::from_fn(|lane| f(a[lane], b[lane]))
+}
+
+impl Simd for Portable {
+    type F = F;
+    const LANES: usize = LANES;
+    const TILE: (usize, usize) = (4, 2);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> F {
+        std::array::from_fn(|lane| from[lane])
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32], x: F) {
+        to[..LANES].copy_from_slice(&x);
+    }
+
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: F, b: F, c: F) -> F {
+        // Rounded twice: a fused one in software takes a hundred times as long.
+        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+    }
+
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn abs(self, a: F) -> F {
+        map(a, f32::abs)
+    }
+
+    #[inline(always)]
+    fn round(self, a: F) -> F {
+        // Adding and taking away 1.5 · 2^23 rounds what is small enough; the rest is an integer already.
+        const SHIFT: f32 = 12_582_912.0;
+        map(a, |a| if a.abs() < 4_194_304.0 { (a + SHIFT) - SHIFT } else { a })
+    }
+
+    #[inline(always)]
+    fn scale(self, x: F, k: F) -> F {
+        // Half of it at a time: 2^128 has no exponent of its own, 2^64 has.
+        zip(x, k, |x, k| {
+            let k = if k.is_nan() { return 0.0 } else { k.clamp(-254.0, 254.0) as i32 };
+            let power = |k: i32| f32::from_bits(((k + 127) as u32) << 23);
+            if k >= -126 { x * power(k / 2) * power(k - k / 2) } else { 0.0 }
+        })
+    }
+
+    #[inline(always)]
+    fn keep_nan(self, x: F, y: F) -> F {
+        zip(x, y, |x, y| if y.is_nan() { y } else { x })
+    }
+
+    #[inline(always)]
+    fn sum(self, a: F) -> f32 {
+        (a[0] + a[2]) + (a[1] + a[3])
+    }
+}
