@@ -14,3 +14,5 @@ pub const SELECTIVE_STEP: &str = "SelectiveStep";
 pub const RETENTION: &str = "Retention";
 /// One token of retention.
 pub const RETENTION_STEP: &str = "RetentionStep";
+/// RMSNorm of a vector that takes in those of the layers below, through a gate.
+pub const DENSE_NORM: &str = "DenseNorm";
