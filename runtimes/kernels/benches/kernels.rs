@@ -44,12 +44,12 @@ fn operator(c: &mut Criterion, name: &str, shapes: &[&[usize]], lengths: Option<
     group.throughput(Throughput::Bytes(bytes)).sample_size(20);
     for level in Level::all() {
         let kernel = definition.kernel(&Given, level).unwrap();
-        let shapes = kernel.shapes(&operands).unwrap();
-        let mut results = shapes.map(|shape| vec![0.0; shape.elements()]);
+        let size = |index: &usize| operands[*index].shape().unwrap().elements();
+        let mut results: Vec<Vec<f32>> = definition.results.iter().map(|index| vec![0.0; size(index)]).collect();
         group.bench_function(level.to_string(), |bencher| {
             bencher.iter(|| {
-                let [first, second] = &mut results;
-                kernel.run(&operands, &mut [&mut first[..], &mut second[..]], &Caller).unwrap();
+                let mut results: Vec<&mut [f32]> = results.iter_mut().map(Vec::as_mut_slice).collect();
+                kernel.run(&operands, &mut results, &Caller).unwrap();
             });
         });
     }

@@ -4,7 +4,8 @@
 //! tokens before and in the call are read alike.
 
 use crate::{
-    Error, Kernel, Level, Operand, Pool, Shape, Slot,
+    Error, Kernel, Level, Operand, Pool, Slot,
+    kernel::buffers,
     operands::{Arity, Lengths, Operands},
     parts::Parts,
     simd::{Functions, Simd, Work},
@@ -66,14 +67,9 @@ impl CausalConv {
 }
 
 impl Kernel for CausalConv {
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error> {
-        let call = Self::check(operands)?;
-        Ok([Shape::of([call.batch, call.time, call.channels]), Shape::of([call.batch, call.channels, call.taps - 1])])
-    }
-
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
         let call = Self::check(operands)?;
-        let [y, present] = crate::kernel::buffers(results, self.shapes(operands)?)?;
+        let [y, present] = buffers(results, [call.u.len(), call.state.len()])?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let blocks = call.channels.div_ceil(BLOCK);
         let block = |task: usize| {

@@ -1,7 +1,8 @@
 //! `RMSNorm(own + silu(gate) ∘ Σ neighbours)`: how DenseRetNet's keys and values take in those of the layers below.
 
 use crate::{
-    Error, Kernel, Level, Operand, Pool, Shape, Slot,
+    Error, Kernel, Level, Operand, Pool, Slot,
+    kernel::buffers,
     operands::Operands,
     parts::Parts,
     simd::{Functions, Simd, Work},
@@ -36,11 +37,6 @@ impl<'a> Call<'a, '_> {
 }
 
 impl Kernel for DenseNorm {
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error> {
-        let sizes = Operands { slots: Self::OPERANDS, given: operands }.sizes::<3>(0)?;
-        Ok([Shape::of(sizes), Shape::of([0])])
-    }
-
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
         let operands = Operands { slots: Self::OPERANDS, given: operands };
         let sizes = operands.sizes::<3>(0)?;
@@ -54,11 +50,7 @@ impl Kernel for DenseNorm {
             eps: self.eps,
         };
         (0..call.neighbours).try_for_each(|i| call.neighbour(i).map(|_| ()))?;
-        let got = results.len();
-        let [y] = results else { return Err(Error::new("results", format!("expected 1 buffer, got {got}"))) };
-        if y.len() != call.own.len() {
-            return Err(Error::new("result", format!("expected shape {sizes:?}, got {} numbers", y.len())));
-        }
+        let [y] = buffers(results, [call.own.len()])?;
         let y = Parts::new(y);
         let vector = |row: usize| self.level.run(Row { call: &call, row, y });
         match sizes[0] * sizes[1] {

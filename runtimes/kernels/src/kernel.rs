@@ -1,23 +1,18 @@
 //! The list of operators, as a runtime registers them.
 
 use crate::{
-    Error, Level, Operand, Pool, Shape, Slot, causal_conv::CausalConv, dense_norm::DenseNorm, retention::Retention,
+    Error, Level, Operand, Pool, Slot, causal_conv::CausalConv, dense_norm::DenseNorm, retention::Retention,
     retention_step::RetentionStep, selective_scan::SelectiveScan, selective_step::SelectiveStep,
 };
 use densessm_proto::operators;
 
 /// A kernel made for one node of a graph.
 pub trait Kernel: Send + Sync {
-    /// The shapes of the results, as many as the operator's definition says.
+    /// Computes the results into buffers of the sizes that the operator's definition says, whatever they held before.
     ///
     /// # Errors
-    /// When an operand is missing, of another type or of a shape that does not fit the others.
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error>;
-
-    /// Computes the results into buffers of those shapes, whatever they held before.
-    ///
-    /// # Errors
-    /// As [`Kernel::shapes`], or when a buffer has another size, or the pool cannot run.
+    /// When an operand is missing, of another type or of a shape that does not fit the others, a buffer has another
+    /// size, or the pool cannot run.
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error>;
 }
 
@@ -39,8 +34,8 @@ pub struct Definition {
     pub name: &'static str,
     /// Its operands in order.
     pub operands: &'static [Slot],
-    /// Number of results, all fp32: one or two.
-    pub results: usize,
+    /// For each result the operand whose shape it has; all are fp32.
+    pub results: &'static [usize],
     make: Make,
 }
 
@@ -59,25 +54,25 @@ pub const OPERATORS: [Definition; 6] = [
     Definition {
         name: operators::CAUSAL_CONV,
         operands: CausalConv::OPERANDS,
-        results: 2,
+        results: &[0, 2],
         make: |_, level| Ok(Box::new(CausalConv { level })),
     },
     Definition {
         name: operators::SELECTIVE_SCAN,
         operands: SelectiveScan::OPERANDS,
-        results: 2,
+        results: &[0, 5],
         make: |attributes, level| Ok(Box::new(SelectiveScan { neighbours: neighbours(attributes)?, level })),
     },
     Definition {
         name: operators::SELECTIVE_STEP,
         operands: SelectiveStep::OPERANDS,
-        results: 2,
+        results: &[0, 5],
         make: |attributes, level| Ok(Box::new(SelectiveStep { neighbours: neighbours(attributes)?, level })),
     },
     Definition {
         name: operators::RETENTION,
         operands: Retention::OPERANDS,
-        results: 2,
+        results: &[2, 6],
         make: |attributes, level| {
             Ok(Box::new(Retention { heads: heads(attributes)?, eps: epsilon(attributes)?, level }))
         },
@@ -85,7 +80,7 @@ pub const OPERATORS: [Definition; 6] = [
     Definition {
         name: operators::RETENTION_STEP,
         operands: RetentionStep::OPERANDS,
-        results: 2,
+        results: &[2, 6],
         make: |attributes, level| {
             Ok(Box::new(RetentionStep { heads: heads(attributes)?, eps: epsilon(attributes)?, level }))
         },
@@ -93,7 +88,7 @@ pub const OPERATORS: [Definition; 6] = [
     Definition {
         name: operators::DENSE_NORM,
         operands: DenseNorm::OPERANDS,
-        results: 1,
+        results: &[0],
         make: |attributes, level| Ok(Box::new(DenseNorm { eps: epsilon(attributes)?, level })),
     },
 ];
@@ -123,16 +118,18 @@ fn epsilon(attributes: &dyn Attributes) -> Result<f32, Error> {
     }
 }
 
-/// The results' buffers, whose sizes are checked.
-pub(crate) fn buffers<'r>(results: &'r mut [&mut [f32]], shapes: [Shape; 2]) -> Result<[&'r mut [f32]; 2], Error> {
+/// The results' buffers, if they are as many and as large as they must be.
+pub(crate) fn buffers<'r, const N: usize>(
+    results: &'r mut [&mut [f32]],
+    sizes: [usize; N],
+) -> Result<[&'r mut [f32]; N], Error> {
     let got = results.len();
-    let [first, second] = results else {
-        return Err(Error::new("results", format!("expected 2 buffers, got {got}")));
-    };
-    for (name, shape, buffer) in [("first result", shapes[0], &*first), ("second result", shapes[1], &*second)] {
-        if buffer.len() != shape.elements() {
-            return Err(Error::new(name, format!("expected shape {shape:?}, got {} numbers", buffer.len())));
+    let results: &mut [&mut [f32]; N] =
+        results.try_into().map_err(|_| Error::new("results", format!("expected {N} buffers, got {got}")))?;
+    for (i, (buffer, size)) in results.iter().zip(sizes).enumerate() {
+        if buffer.len() != size {
+            return Err(Error::new(format!("result {i}"), format!("expected {size} numbers, got {}", buffer.len())));
         }
     }
-    Ok([first, second])
+    Ok(results.each_mut().map(|buffer| &mut buffer[..]))
 }

@@ -31,16 +31,6 @@ impl Shape {
     pub fn elements(&self) -> usize {
         self.sizes.iter().product()
     }
-
-    pub(crate) const fn of<const N: usize>(sizes: [usize; N]) -> Self {
-        let mut own = [1; MOST_AXES];
-        let mut axis = 0;
-        while axis < N {
-            own[axis] = sizes[axis];
-            axis += 1;
-        }
-        Self { sizes: own, rank: N }
-    }
 }
 
 impl fmt::Debug for Shape {
@@ -50,14 +40,25 @@ impl fmt::Debug for Shape {
 }
 
 /// One operand of a call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub enum Operand<'a> {
     /// Left out.
+    #[default]
     Absent,
     /// Numbers of fp32, row-major.
     Floats(Shape, &'a [f32]),
     /// Numbers of int32, row-major.
     Integers(Shape, &'a [i32]),
+}
+
+impl Operand<'_> {
+    /// Its shape, if it is there.
+    pub fn shape(&self) -> Option<Shape> {
+        match self {
+            Self::Absent => None,
+            Self::Floats(shape, _) | Self::Integers(shape, _) => Some(*shape),
+        }
+    }
 }
 
 /// The element type of an operand.

@@ -9,11 +9,11 @@
 //! So memory and time are linear in the tokens. Heads are shared out, in columns of v where there are few.
 
 use crate::{
-    Error, Kernel, Level, Operand, Pool, Shape, Slot,
+    Error, Kernel, Level, Operand, Pool, Slot,
     kernel::buffers,
     operands::{Arity, Lengths, Operands},
     parts::Parts,
-    product::{Packed, Strided, Target},
+    product::{Left, Packed, Target},
     retention_step::{End, Ending, sizes},
     simd::{Simd, Work},
 };
@@ -90,14 +90,9 @@ impl Retention {
 }
 
 impl Kernel for Retention {
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error> {
-        let [batch, time, dk, dv] = sizes(&Operands { slots: Self::OPERANDS, given: operands }, self.heads)?;
-        Ok([Shape::of([batch, time, self.heads * dv]), Shape::of([batch, self.heads, dk, dv])])
-    }
-
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
         let (call, ending) = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [o, present] = buffers(results, self.shapes(operands)?)?;
+        let [o, present] = buffers(results, [call.v.len(), call.state.len()])?;
         let heads = call.batch * call.heads;
         let wanted = pool.threads().div_ceil(heads.max(1)).max(1);
         let columns = call.dv.div_ceil(wanted).next_multiple_of(FEWEST_COLUMNS).min(call.dv);
@@ -168,7 +163,7 @@ impl Work for Block<'_> {
         }
         let (mut q, mut k) = (vec![0.0; CHUNK * dk], vec![0.0; CHUNK * dk]);
         let mut scores = vec![0.0; CHUNK * CHUNK];
-        let (mut values, mut other) = (Packed::default(), Packed::default());
+        let (mut left, mut values, mut other) = (Left::default(), Packed::default(), Packed::default());
 
         for start in (0..length).step_by(CHUNK) {
             let tokens = CHUNK.min(length - start);
@@ -176,42 +171,54 @@ impl Work for Block<'_> {
             self.turned(call.k, start, tokens, &mut k);
             let of_token = |token: usize| ((row * time + token) * heads + head) * dv + first;
             let out = Target { parts: o, start: of_token(start), row: heads * dv };
-            values.pack(simd, tokens, width, |token, column, to| {
-                to.copy_from_slice(&call.v[out.start + token * heads * dv + column..][..to.len()]);
-            });
 
-            other.pack(simd, dk, tokens, |i, token, to| {
-                let from = k[token * dk + i..].iter().step_by(dk);
-                to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            });
+            // (q kᵀ) ∘ D
+            left.pack(simd, tokens, dk, |token, i, to| column(&q[token * dk + i..], dk, to));
+            other.pack(simd, dk, tokens, |i, token, to| column(&k[token * dk + i..], dk, to));
             let target = Target { parts: Parts::new(&mut scores), start: 0, row: CHUNK };
             // SAFETY: the scores are this task's own.
-            unsafe { other.multiply(simd, tokens, Strided::rows(&q, dk), 0.0, target) };
+            unsafe { other.multiply(simd, &left, 0.0, target) };
             for (i, scores) in scores.chunks_exact_mut(CHUNK).take(tokens).enumerate() {
                 let (past, future) = scores[..tokens].split_at_mut(i + 1);
                 past.iter_mut().zip(powers[..=i].iter().rev()).for_each(|(score, power)| *score *= power);
                 future.fill(0.0);
             }
-            // SAFETY: each task writes its own columns of its own head.
-            unsafe { values.multiply(simd, tokens, Strided::rows(&scores, CHUNK), 0.0, out) };
 
-            for (i, (q, k)) in q.chunks_exact_mut(dk).zip(k.chunks_exact_mut(dk)).take(tokens).enumerate() {
-                q.iter_mut().for_each(|q| *q *= powers[i + 1]);
-                k.iter_mut().for_each(|k| *k *= powers[tokens - 1 - i]);
-            }
+            // o = scores v + reach ∘ (q S)
+            left.pack(simd, tokens, tokens, |i, j, to| column(&scores[i * CHUNK + j..], CHUNK, to));
+            values.pack(simd, tokens, width, |token, column, to| {
+                to.copy_from_slice(&call.v[out.start + token * heads * dv + column..][..to.len()]);
+            });
+            // SAFETY: each task writes its own columns of its own head.
+            unsafe { values.multiply(simd, &left, 0.0, out) };
+            left.pack(simd, tokens, dk, |token, i, to| {
+                column(&q[token * dk + i..], dk, to);
+                to.iter_mut().zip(&powers[token + 1..]).for_each(|(q, power)| *q *= power);
+            });
             other.pack(simd, dk, width, |i, column, to| {
                 // SAFETY: each task refers to its own columns of its own head, a row at a time.
                 to.copy_from_slice(unsafe { present.part(state.start + i * dv + column, to.len()) });
             });
-            // SAFETY: each task writes its own columns of its own head; what was read of them is packed.
-            unsafe {
-                other.multiply(simd, tokens, Strided::rows(&q, dk), 1.0, out);
-                values.multiply(simd, dk, Strided::columns(&k, dk), powers[tokens], state);
-            }
+            // SAFETY: each task writes its own columns of its own head.
+            unsafe { other.multiply(simd, &left, 1.0, out) };
+
+            // S = γ^C S + (remaining decay ∘ k)ᵀ v
+            left.pack(simd, dk, tokens, |i, token, to| {
+                let power = powers[tokens - 1 - token];
+                to.iter_mut().zip(&k[token * dk + i..]).for_each(|(to, k)| *to = k * power);
+            });
+            // SAFETY: each task writes its own columns of its own head.
+            unsafe { values.multiply(simd, &left, powers[tokens], state) };
         }
         for token in length..time {
             // SAFETY: each task writes its own columns of its own head, a token at a time.
             unsafe { o.part(((row * time + token) * heads + head) * dv + first, width) }.fill(0.0);
         }
     }
+}
+
+/// Every `row`-th number.
+#[inline(always)]
+fn column(from: &[f32], row: usize, to: &mut [f32]) {
+    to.iter_mut().zip(from.iter().step_by(row)).for_each(|(to, from)| *to = *from);
 }

@@ -4,7 +4,7 @@
 //! into `o`. Heads are shared out whole if there are enough of them, else in columns.
 
 use crate::{
-    Error, Kernel, Level, Operand, Pool, Shape, Slot,
+    Error, Kernel, Level, Operand, Pool, Slot,
     kernel::buffers,
     operands::Operands,
     parts::Parts,
@@ -108,14 +108,9 @@ impl RetentionStep {
 }
 
 impl Kernel for RetentionStep {
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error> {
-        let [batch, time, dk, dv] = sizes(&Operands { slots: Self::OPERANDS, given: operands }, self.heads)?;
-        Ok([Shape::of([batch, time, self.heads * dv]), Shape::of([batch, self.heads, dk, dv])])
-    }
-
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
         let (call, ending) = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [o, present] = buffers(results, self.shapes(operands)?)?;
+        let [o, present] = buffers(results, [call.v.len(), call.state.len()])?;
         let heads = call.batch * call.heads;
         // As few divisions as give every thread a part: long rows are what memory likes.
         let wanted = pool.threads().div_ceil(heads.max(1)).max(1);

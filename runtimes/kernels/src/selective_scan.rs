@@ -11,7 +11,7 @@
 //! its own scan was given, in the same pass.
 
 use crate::{
-    Error, Kernel, Level, Operand, Pool, Shape, Slot,
+    Error, Kernel, Level, Operand, Pool, Slot,
     kernel::buffers,
     operands::{Arity, Lengths, Operands},
     parts::Parts,
@@ -110,14 +110,9 @@ impl SelectiveScan {
 }
 
 impl Kernel for SelectiveScan {
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error> {
-        let [batch, time, channels, states] = Self::sizes(&Operands { slots: Self::OPERANDS, given: operands })?;
-        Ok([Shape::of([batch, time, channels]), Shape::of([batch, channels, states])])
-    }
-
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
         let call = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [y, present] = buffers(results, self.shapes(operands)?)?;
+        let [y, present] = buffers(results, [call.z.len(), call.own.state.len()])?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let blocks = call.channels.div_ceil(BLOCK);
         call.readout.computed(self.level, |readouts| {

@@ -4,7 +4,7 @@
 //! What a channel needs besides (Δ, its gates) is computed for a block of channels at a time.
 
 use crate::{
-    Error, Kernel, Level, Operand, Pool, Shape, Slot,
+    Error, Kernel, Level, Operand, Pool, Slot,
     kernel::buffers,
     operands::Operands,
     parts::Parts,
@@ -106,14 +106,9 @@ impl<'a> Call<'a, '_> {
 }
 
 impl Kernel for SelectiveStep {
-    fn shapes(&self, operands: &[Operand<'_>]) -> Result<[Shape; 2], Error> {
-        let [batch, channels, states] = Self::sizes(&Operands { slots: Self::OPERANDS, given: operands })?;
-        Ok([Shape::of([batch, 1, channels]), Shape::of([batch, channels, states])])
-    }
-
     fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
         let call = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [y, present] = buffers(results, self.shapes(operands)?)?;
+        let [y, present] = buffers(results, [call.z.len(), call.state.len()])?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let blocks = call.channels.div_ceil(BLOCK);
         call.readout.computed(self.level, |readouts| {

@@ -34,7 +34,7 @@ macro_rules! intrinsic {
 impl Simd for Avx2 {
     type F = __m256;
     const LANES: usize = 8;
-    const TILE: (usize, usize) = (4, 3);
+    const TILE: (usize, usize) = (6, 2);
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

@@ -53,7 +53,7 @@ impl Retention {
                 let turned = |x: &Tensor, i: usize| {
                     let (a, b) = (x.at([row, t, head * dk + (i & !1)]), x.at([row, t, head * dk + (i | 1)]));
                     let (cos, sin) = (cos.at([row, t, i / 2]), sin.at([row, t, i / 2]));
-                    if i % 2 == 0 { a * cos - b * sin } else { b * cos + a * sin }
+                    if i.is_multiple_of(2) { a * cos - b * sin } else { b * cos + a * sin }
                 };
                 let (q, k): (Vec<f64>, Vec<f64>) = (0..dk).map(|i| (turned(q, i), turned(k, i))).unzip();
                 let mut out = vec![0.0; dv];
