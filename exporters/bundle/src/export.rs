@@ -96,7 +96,8 @@ pub fn export(
         .map(|&kind| Ok((kind, densessm_models::graph(architecture, kind, graph_options)?)))
         .collect::<Result<_, Error>>()?;
     let plan = Plan::new(models.iter().map(|(_, model)| model))?;
-    checkpoint.account(plan.entries.iter().map(|(weight, _)| (weight.name.as_str(), weight.shape.as_slice())))?;
+    let parts = plan.entries.iter().flat_map(|(weight, _)| &weight.parts);
+    checkpoint.account(parts.map(|part| (part.name.as_str(), part.shape.as_slice())))?;
 
     let folder = Folder::create(out, MANIFEST_FILE, options.force)?;
     let mut files = Vec::new();

@@ -4,7 +4,7 @@
 
 use crate::{Error, folder::Folder, weights::hex};
 use densessm_checkpoint::config;
-use densessm_graph::Weight;
+use densessm_graph::Part;
 use densessm_models::Options;
 use densessm_proto::{Architecture, GraphKind};
 use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
@@ -127,7 +127,7 @@ pub fn init(
     let config = preset.config();
     let architecture = config::parse(&config, &|_| None)?;
     let model = densessm_models::graph(&architecture, GraphKind::Recurrent, Options::default())?;
-    let mut weights: Vec<&Weight> = model.weights().collect();
+    let mut weights: Vec<&Part> = model.weights().flat_map(|weight| &weight.parts).collect();
     weights.sort_by(|a, b| a.name.cmp(&b.name));
 
     let folder = Folder::create(out, CONFIG, force)?;
@@ -160,7 +160,7 @@ pub fn init(
 
 /// A tensor that is made when it is written.
 struct Random<'a, F> {
-    weight: &'a Weight,
+    weight: &'a Part,
     seed: u64,
     tell: &'a F,
     stopped: &'a Cell<bool>,
@@ -233,10 +233,10 @@ impl<F: Fn(usize, usize) -> ControlFlow<()>> View for Random<'_, F> {
 mod tests {
     use super::*;
 
-    fn weights(preset: Preset) -> Vec<Weight> {
+    fn weights(preset: Preset) -> Vec<Part> {
         let architecture = config::parse(&preset.config(), &|_| None).unwrap();
         let model = densessm_models::graph(&architecture, GraphKind::Recurrent, Options::default()).unwrap();
-        model.weights().cloned().collect()
+        model.weights().flat_map(|weight| weight.parts.clone()).collect()
     }
 
     #[test]

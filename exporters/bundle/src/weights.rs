@@ -67,48 +67,54 @@ fn send_all(checkpoint: &Checkpoint, plan: &Plan, pieces: SyncSender<Vec<u8>>) -
             return Ok(());
         }
         at = place.offset + place.length;
-        let Some(tensor) = checkpoint.tensor(&weight.name) else {
-            unreachable!("every declared weight was accounted for");
-        };
+        let tensors: Option<Vec<&Tensor>> = weight.parts.iter().map(|part| checkpoint.tensor(&part.name)).collect();
+        let Some(tensors) = tensors else { unreachable!("every declared weight was accounted for") };
         let mut send = |values: &[f32]| {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             pieces.send(bytes).map_err(|_| Gone)
         };
-        if let ControlFlow::Break(Gone) = send_one(checkpoint, tensor, weight, &mut send)? {
+        if let ControlFlow::Break(Gone) = send_one(checkpoint, &tensors, weight, &mut send)? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Reads one tensor and sends it as it is stored.
+/// Reads one weight's tensors and sends them as they are stored.
 fn send_one(
     checkpoint: &Checkpoint,
-    tensor: &Tensor,
+    tensors: &[&Tensor],
     weight: &Weight,
     send: &mut impl FnMut(&[f32]) -> Result<(), Gone>,
 ) -> Result<ControlFlow<Gone>, Error> {
-    let elements: usize = weight.shape.iter().product();
     match weight.prepare {
         Prepare::AsIs | Prepare::NegExp => {
-            let mut piece = vec![0.0; PIECE.min(elements)];
-            for start in (0..elements).step_by(PIECE) {
-                let piece = &mut piece[..PIECE.min(elements - start)];
-                checkpoint.read(tensor, start, piece)?;
-                if weight.prepare == Prepare::NegExp {
-                    piece.iter_mut().for_each(|w| *w = -f64::from(*w).exp() as f32);
-                }
-                if let Err(gone) = send(piece) {
-                    return Ok(ControlFlow::Break(gone));
+            for (tensor, part) in tensors.iter().zip(&weight.parts) {
+                let elements: usize = part.shape.iter().product();
+                let mut piece = vec![0.0; PIECE.min(elements)];
+                for start in (0..elements).step_by(PIECE) {
+                    let piece = &mut piece[..PIECE.min(elements - start)];
+                    checkpoint.read(tensor, start, piece)?;
+                    if weight.prepare == Prepare::NegExp {
+                        piece.iter_mut().for_each(|w| *w = -f64::from(*w).exp() as f32);
+                    }
+                    if let Err(gone) = send(piece) {
+                        return Ok(ControlFlow::Break(gone));
+                    }
                 }
             }
         }
-        // Both turn a matrix: the depthwise kernel [channels, 1, taps] is one of [channels, taps].
+        // Both turn a matrix, of which several lie below each other: the depthwise kernel [channels, 1, taps] is one of
+        // [channels, taps].
         Prepare::Transpose | Prepare::Taps => {
-            let mut matrix = vec![0.0; elements];
-            checkpoint.read(tensor, 0, &mut matrix)?;
-            let rows = weight.shape[0];
-            let columns = elements / rows.max(1);
+            let [columns, rows] = weight.stored[..] else { unreachable!("a matrix has two axes") };
+            let mut matrix = vec![0.0; rows * columns];
+            let mut rest = &mut matrix[..];
+            for (tensor, part) in tensors.iter().zip(&weight.parts) {
+                let (values, behind) = rest.split_at_mut(part.shape.iter().product());
+                checkpoint.read(tensor, 0, values)?;
+                rest = behind;
+            }
             let per_piece = (PIECE / rows.max(1)).max(1);
             let mut piece = Vec::new();
             for first in (0..columns).step_by(per_piece) {

@@ -54,5 +54,5 @@ pub use scope::Scope;
 pub use tensor_type::{Dtype, TensorType};
 pub use value::Value;
 pub use values::{Values, joined};
-pub use weight::{Prepare, Weight};
+pub use weight::{Part, Prepare, Weight};
 pub use write::Place;

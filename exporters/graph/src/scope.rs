@@ -1,7 +1,7 @@
 //! Scopes: where nodes get their names and weights are declared.
 
 use crate::{
-    Dim, Dtype, Graph, Prepare, TensorType, Value, Weight,
+    Dim, Dtype, Graph, Part, Prepare, TensorType, Value, Weight,
     arena::{Literal, MAIN},
     graph::Emit,
     value::POISON,
@@ -59,29 +59,54 @@ impl<'g> Scope<'g> {
         self.weight_as(name, shape, Prepare::Transpose)
     }
 
+    /// Matrices `[outᵢ, in]` of the checkpoint side by side as one `[in, Σ outᵢ]`, transposed once at export: one
+    /// product in the place of several on the same operand.
+    #[track_caller]
+    pub fn weights_t(self, matrices: &[(&str, [usize; 2])]) -> Value<'g> {
+        let parts: Vec<(&str, &[usize])> = matrices.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
+        self.declare_weight(&parts, Prepare::Transpose)
+    }
+
     /// A weight prepared at export; `shape` is the checkpoint's.
     #[track_caller]
     pub fn weight_as<const N: usize>(self, name: &str, shape: [usize; N], prepare: Prepare) -> Value<'g> {
+        self.declare_weight(&[(name, &shape)], prepare)
+    }
+
+    #[track_caller]
+    fn declare_weight(self, parts: &[(&str, &[usize])], prepare: Prepare) -> Value<'g> {
         let location = Location::caller();
         let mut arena = self.graph.arena.borrow_mut();
-        let name = arena.checkpoint_name(name);
+        // Behind the first, names are those in the scope.
+        let mut named = parts.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+        if let Some(first) = named.first_mut() {
+            *first = arena.checkpoint_name(first);
+        }
+        let name = named.join("+");
+        let parts: Vec<Part> = parts
+            .iter()
+            .map(|(name, shape)| Part { name: arena.checkpoint_name(name), shape: shape.to_vec() })
+            .collect();
         let what = format!("weight `{name}`");
         if arena.root(arena.current) != MAIN {
             arena.fail(what, "declared in an operator's body; hand it in as an operand", location);
             return Value::new(self.graph, POISON);
         }
-        if !arena.declare(&what) {
-            arena.fail(what, "declared twice", location);
-            return Value::new(self.graph, POISON);
+        for part in &parts {
+            let what = format!("weight `{}`", part.name);
+            if !arena.declare(&what) {
+                arena.fail(what, "declared twice", location);
+                return Value::new(self.graph, POISON);
+            }
         }
-        let stored = match prepare.shape(&shape) {
+        let stored = match prepare.stored(&parts) {
             Ok(stored) => stored,
             Err(problem) => {
                 arena.fail(what, problem, location);
                 return Value::new(self.graph, POISON);
             }
         };
-        let weight = Weight { name: name.clone(), shape: shape.to_vec(), prepare, stored, dtype: Dtype::F32 };
+        let weight = Weight { name: name.clone(), parts, prepare, stored, dtype: Dtype::F32 };
         let id = arena.add_value(name, weight.tensor_type(), MAIN);
         arena.weights.push((id, weight, location));
         Value::new(self.graph, id)

@@ -2,11 +2,8 @@
 
 use crate::{
     form::{Call, Form, embed, head},
-    nn::{gate, linear, linear_bias, rms_norm},
-    operators::{
-        CausalConv, ConvInputs, Neighbour, NeighbourState, Recurrence, ScanInputs, SelectiveScan, SelectiveStep,
-        StepInputs,
-    },
+    nn::{joined, linear, linear_bias, norm},
+    operators::{CausalConv, ConvInputs, Recurrence, ScanInputs, SelectiveScan, SelectiveStep, StepInputs},
 };
 use densessm_graph::{Prepare, Scope, Value};
 use densessm_proto::{DenseMamba, Projection, StateTensor};
@@ -36,7 +33,7 @@ pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], ca
             let [conv @ .., recurrent] = &own[..] else { unreachable!("every layer has a recurrent state") };
             let own = LayerStates { conv: conv.first().copied(), recurrent };
             let hidden = p.scope(&format!("layers.{layer}"), |p| {
-                let normed = rms_norm(p, "norm", x, m.layer_norm_epsilon);
+                let normed = norm(p, "norm", x, m.layer_norm_epsilon);
                 let (out, hidden) = p.scope("mixer", |p| mixer(p, m, normed, neighbours.make_contiguous(), own, call));
                 x = x + out;
                 hidden
@@ -44,7 +41,7 @@ pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], ca
             neighbours.push_front(hidden);
             neighbours.truncate(m.dense_block_layers);
         }
-        (rms_norm(p, "norm_f", call.asked_for(x), m.layer_norm_epsilon), table)
+        (norm(p, "norm_f", call.asked_for(x), m.layer_norm_epsilon), table)
     });
     call.finish(head(p, x, table, m.tie_word_embeddings));
 }
@@ -59,35 +56,84 @@ fn mixer<'g>(
     call: &Call<'g>,
 ) -> (Value<'g>, Hidden<'g>) {
     let (d, n, r) = (m.intermediate_size, m.state_size, m.time_step_rank);
-    let project = if m.use_bias { linear_bias } else { linear };
 
-    let [u, z] = project(p, "in_proj", x, 2 * d).split(-1);
+    let Projected { u, z, channel_gate, state_gate } = project(p, m, x, !neighbours.is_empty());
     let u = conv(p, m, u, states.conv, call);
     let [delta, b, c] = linear(p, "x_proj", u, r + 2 * n).split_sizes(-1, [r, n, n]);
-    let delta = linear_bias(p, "dt_proj", delta, d); // softplus is the scan's
+    let (delta, delta_bias) = p.scope("dt_proj", |p| {
+        (delta.matmul(p.weight_t("weight", [d, r])), p.weight("bias", [d])) // bias and softplus are the scan's
+    });
     let a = p.weight_as("A_log", [d, n], Prepare::NegExp);
     let skip = p.weight("D", [d]);
-    let own = Recurrence { u, delta, a, b, state: call.past(states.recurrent) };
-
-    let (channel_gate, readouts) = if neighbours.is_empty() {
-        (None, Vec::new())
-    } else {
-        p.scope("dense", |p| dense(p, m, x, c, neighbours.len()))
+    let own = Recurrence { u, delta, delta_bias, a, b, state: call.past(states.recurrent) };
+    let projections = match m.dense_projection {
+        Projection::Identity => Vec::new(),
+        Projection::Linear => p.scope("dense", |p| {
+            (0..neighbours.len()).map(|i| p.weight(&format!("projections.{i}.weight"), [n, n])).collect()
+        }),
     };
-    let read = neighbours.iter().zip(readouts);
+
+    let count = neighbours.len();
     let [y, present] = match call.form {
         Form::Parallel { lengths } => {
-            let neighbours = read.map(|(h, readout)| Neighbour { recurrence: h.recurrence, readout }).collect();
-            p.call(SelectiveScan, ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours })
+            let neighbours = neighbours.iter().map(|hidden| hidden.recurrence).collect();
+            let inputs = ScanInputs { own, c, skip, z, lengths, channel_gate, state_gate, neighbours, projections };
+            p.call(SelectiveScan { neighbours: count }, inputs)
         }
         Form::Recurrent => {
-            let neighbours = read.map(|(h, readout)| NeighbourState { state: h.present, readout }).collect();
-            let Recurrence { u, delta, a, b, state } = own;
-            p.call(SelectiveStep, StepInputs { u, delta, a, b, state, c, skip, z, channel_gate, neighbours })
+            let neighbours = neighbours.iter().map(|hidden| hidden.present).collect();
+            let Recurrence { u, delta, delta_bias, a, b, state } = own;
+            let inputs = StepInputs {
+                u,
+                delta,
+                delta_bias,
+                a,
+                b,
+                state,
+                c,
+                skip,
+                z,
+                channel_gate,
+                state_gate,
+                neighbours,
+                projections,
+            };
+            p.call(SelectiveStep { neighbours: count }, inputs)
         }
     };
     call.present(states.recurrent, present);
-    (project(p, "out_proj", y, m.hidden_size), Hidden { recurrence: own, present })
+    let out = if m.use_bias { linear_bias } else { linear }(p, "out_proj", y, m.hidden_size);
+    (out, Hidden { recurrence: own, present })
+}
+
+/// What a layer's input is projected to.
+struct Projected<'g> {
+    u: Value<'g>,
+    z: Value<'g>,
+    channel_gate: Option<Value<'g>>,
+    state_gate: Option<Value<'g>>,
+}
+
+/// `[u, z] = split(x Winᵀ)` and, where there are neighbours, the gates `W₂ silu(W₁ x)` before their last silu. All that
+/// is multiplied with x is so in one product, unless it has a bias.
+fn project<'g>(p: Scope<'g>, m: &DenseMamba, x: Value<'g>, gated: bool) -> Projected<'g> {
+    let (d, n) = (m.intermediate_size, m.state_size);
+    let [channel, state] = [m.channel_gate, m.state_gate].map(|middle| middle.filter(|_| gated));
+    let gates = [("dense.channel_gate.fc1", channel), ("dense.state_gate.fc1", state)];
+    let gates = gates.into_iter().filter_map(|(name, middle)| Some((name, vec![middle?])));
+    let products = if m.use_bias {
+        let input = linear_bias(p, "in_proj", x, 2 * d).split_into(-1, &[d, d]);
+        input.into_iter().chain(gates.map(|(name, middle)| linear(p, name, x, middle[0]))).collect()
+    } else {
+        joined(p, x, &std::iter::once(("in_proj", vec![d, d])).chain(gates).collect::<Vec<_>>())
+    };
+    let [u, z, middles @ ..] = &products[..] else { unreachable!("a product has its parts") };
+    let mut middles = middles.iter();
+    let mut gate = |name: &str, middle: Option<usize>, d_out: usize| {
+        middle.and_then(|_| middles.next()).map(|middle| linear(p, name, middle.silu(), d_out))
+    };
+    let channel_gate = gate("dense.channel_gate.fc2", channel, d);
+    Projected { u: *u, z: *z, channel_gate, state_gate: gate("dense.state_gate.fc2", state, n) }
 }
 
 /// `u = silu(causal_conv(u) + bias)`: `[B, T, D] -> [B, T, D]`.
@@ -107,23 +153,4 @@ fn conv<'g>(p: Scope<'g>, m: &DenseMamba, u: Value<'g>, state: Option<&StateTens
     let [u, present] = p.call(CausalConv, ConvInputs { u, weight, state: call.past(state), bias, lengths });
     call.present(state, present);
     u
-}
-
-/// How the neighbours' states are read: the channel gate `[B, T, D]`, and for each the vector `P_iᵀ(state gate ∘ c)`
-/// `[B, T, N]`, for `(G ∘ P_i h) c = channel gate ∘ (h · P_iᵀ(state gate ∘ c))`.
-fn dense<'g>(
-    p: Scope<'g>,
-    m: &DenseMamba,
-    x: Value<'g>,
-    c: Value<'g>,
-    neighbours: usize,
-) -> (Option<Value<'g>>, Vec<Value<'g>>) {
-    let n = m.state_size;
-    let channel_gate = m.channel_gate.map(|middle| gate(p, "channel_gate", x, middle, m.intermediate_size));
-    let c = m.state_gate.map_or(c, |middle| gate(p, "state_gate", x, middle, n) * c);
-    let readouts = (0..neighbours).map(|i| match m.dense_projection {
-        Projection::Identity => c,
-        Projection::Linear => p.scope(&format!("projections.{i}"), |p| c.matmul(p.weight("weight", [n, n]))),
-    });
-    (channel_gate, readouts.collect())
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     form::{Call, Form, embed, head},
-    nn::{gate, linear, rms_norm},
-    operators::{Retention, RetentionInputs, RetentionStep, RetentionStepInputs},
+    nn::{joined_silu, linear, norm},
+    operators::{DenseNorm, DenseNormInputs, Retention, RetentionInputs, RetentionStep, RetentionStepInputs},
     positions::{Positions, positions},
 };
 use densessm_graph::{Scope, Value};
@@ -33,7 +33,7 @@ pub(crate) fn model<'g>(
         let mut neighbours = VecDeque::new(); // nearest first
         for (layer, state) in states.iter().enumerate() {
             let own = p.scope(&format!("layers.{layer}"), |p| {
-                let normed = rms_norm(p, "input_layernorm", x, m.rms_norm_eps);
+                let normed = norm(p, "input_layernorm", x, m.rms_norm_eps);
                 let neighbours = (layer > 0).then(|| &*neighbours.make_contiguous());
                 let (out, own) = p.scope("self_attn", |p| retention(p, m, normed, neighbours, positions, state, call));
                 x = x + out;
@@ -42,7 +42,7 @@ pub(crate) fn model<'g>(
             neighbours.push_front(own);
             neighbours.truncate(m.dense_block_layers);
         }
-        (rms_norm(p, "norm", call.asked_for(x), m.rms_norm_eps), table)
+        (norm(p, "norm", call.asked_for(x), m.rms_norm_eps), table)
     });
     call.finish(head(p, x, table, m.tie_word_embeddings));
 }
@@ -62,46 +62,54 @@ fn retention<'g>(
     let (heads, dk, dv) = (m.num_attention_heads, m.head_key_dim(), m.head_value_dim());
     let eps = m.rms_norm_eps;
 
-    let q = linear(p, "q_proj", x, m.query_key_dim).silu();
-    let k = linear(p, "k_proj", x, m.query_key_dim).silu() * (dk as f64).powf(-0.5) as f32;
-    let [v, g] = linear(p, "to_hidden.0", x, 2 * m.value_dim).silu().split(-1);
+    // All that is multiplied with x is so in one product, and goes through silu.
+    let gated = neighbours.is_some_and(|neighbours| !neighbours.is_empty());
+    let (keys, values) = (m.query_key_dim, m.value_dim);
+    let gates = [("k_select.fc1", vec![m.k_gate]), ("v_select.fc1", vec![m.v_gate])];
+    let own = [("q_proj", vec![keys]), ("k_proj", vec![keys]), ("to_hidden.0", vec![values, values])];
+    let matrices: Vec<_> = own.into_iter().chain(gates.into_iter().filter(|_| gated)).collect();
+    let [q, k, v, g, middles @ ..] = &joined_silu(p, x, &matrices)[..] else { unreachable!("a product has its parts") };
+    let (q, k, v, gate) = (*q, *k * (dk as f64).powf(-0.5) as f32, *v, *g);
     let own = KeyValue { k, v };
 
-    let (k, v) = match neighbours {
-        None => (k, v),
-        Some(neighbours) => {
-            let k = fused(p, "k_select", x, k, neighbours.iter().map(|n| n.k), m.k_gate);
-            let v = fused(p, "v_select", x, v, neighbours.iter().map(|n| n.v), m.v_gate);
-            (rms_norm(p, "k_norm", k, eps), rms_norm(p, "v_norm", v, eps))
+    let (k, v) = match (neighbours, middles) {
+        (None, _) => (k, v),
+        (Some(neighbours), &[k_middle, v_middle]) => {
+            let k = fused(p, ["k_select", "k_norm"], k, k_middle, neighbours.iter().map(|n| n.k), eps);
+            let v = fused(p, ["v_select", "v_norm"], v, v_middle, neighbours.iter().map(|n| n.v), eps);
+            (k, v)
         }
+        // Without neighbours there is nothing to gate; the norms stay.
+        (Some(_), _) => (norm(p, "k_norm", k, eps), norm(p, "v_norm", v, eps)),
     };
 
-    let past = call.past(state);
+    let (past, epsilon) = (call.past(state), eps as f32);
+    let norm = p.weight("group_norm.weight", [dv]);
     let [o, present] = match call.form {
-        Form::Parallel { lengths } => {
-            p.call(Retention { heads }, RetentionInputs { q, k, v, cos, sin, scale, state: past, lengths })
-        }
-        Form::Recurrent => {
-            p.call(RetentionStep { heads }, RetentionStepInputs { q, k, v, cos, sin, scale, state: past })
-        }
+        Form::Parallel { lengths } => p.call(
+            Retention { heads, epsilon },
+            RetentionInputs { q, k, v, cos, sin, scale, state: past, gate, norm, lengths },
+        ),
+        Form::Recurrent => p.call(
+            RetentionStep { heads, epsilon },
+            RetentionStepInputs { q, k, v, cos, sin, scale, state: past, gate, norm },
+        ),
     };
     call.present(state, present);
-
-    let o = rms_norm(p, "group_norm", o.unflatten([heads, dv]), eps).flatten(2);
-    (linear(p, "to_out.0", o * g, m.hidden_size), own)
+    (linear(p, "to_out.0", o, m.hidden_size), own)
 }
 
-/// `own + gate ∘ Σ neighbours`; own alone where there is no neighbour, as there is then nothing to gate.
+/// `RMSNorm(own + gate ∘ Σ neighbours)`, the gate's first half given as `middle = silu(W₁ x)`.
 fn fused<'g>(
     p: Scope<'g>,
-    name: &str,
-    x: Value<'g>,
+    [select, norm]: [&str; 2],
     own: Value<'g>,
+    middle: Value<'g>,
     neighbours: impl Iterator<Item = Value<'g>>,
-    middle: usize,
+    eps: f64,
 ) -> Value<'g> {
-    match neighbours.reduce(|sum, neighbour| sum + neighbour) {
-        None => own,
-        Some(sum) => own + gate(p, name, x, middle, own.size(-1)) * sum,
-    }
+    let width = own.size(-1);
+    let gate = linear(p, &format!("{select}.fc2"), middle, width);
+    let weight = p.weight(&format!("{norm}.weight"), [width]);
+    p.call(DenseNorm { epsilon: eps as f32 }, DenseNormInputs { own, weight, gate, neighbours: neighbours.collect() })
 }

@@ -12,12 +12,35 @@ pub(crate) fn linear_bias<'g>(p: Scope<'g>, name: &str, x: Value<'g>, d_out: usi
     p.scope(name, |p| x.matmul(p.weight_t("weight", [d_out, x.size(-1)])) + p.weight("bias", [d_out]))
 }
 
-/// `y = w ∘ x / sqrt(mean(x²) + eps)` over the last axis: `[.., n] -> [.., n]`.
-pub(crate) fn rms_norm<'g>(p: Scope<'g>, name: &str, x: Value<'g>, eps: f64) -> Value<'g> {
-    p.scope(name, |p| x / (x.powf(2.0).reduce_mean(-1) + eps as f32).sqrt() * p.weight("weight", [x.size(-1)]))
+/// Matrices that are multiplied with one operand, each with the parts that its rows are divided into.
+type Matrices<'a> = [(&'a str, Vec<usize>)];
+
+/// `x W₁ᵀ, x W₂ᵀ, …` in one product: `[.., d_in]` to all parts of all matrices, in order.
+pub(crate) fn joined<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Vec<Value<'g>> {
+    product(p, x, matrices).split_into(-1, &parts(matrices))
 }
 
-/// `y = silu(W₂ silu(W₁ x))`, a gate: `[.., hidden] -> [.., d_out]`.
-pub(crate) fn gate<'g>(p: Scope<'g>, name: &str, x: Value<'g>, middle: usize, d_out: usize) -> Value<'g> {
-    p.scope(name, |p| linear(p, "fc2", linear(p, "fc1", x, middle).silu(), d_out).silu())
+/// As [`joined`], through silu.
+pub(crate) fn joined_silu<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Vec<Value<'g>> {
+    product(p, x, matrices).silu().split_into(-1, &parts(matrices))
+}
+
+fn product<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Value<'g> {
+    let names: Vec<String> = matrices.iter().map(|(name, _)| format!("{name}.weight")).collect();
+    let shapes = matrices.iter().map(|(_, parts)| [parts.iter().sum(), x.size(-1)]);
+    x.matmul(p.weights_t(&names.iter().map(String::as_str).zip(shapes).collect::<Vec<_>>()))
+}
+
+fn parts(matrices: &Matrices<'_>) -> Vec<usize> {
+    matrices.iter().flat_map(|(_, parts)| parts.iter().copied()).collect()
+}
+
+/// `y = w ∘ x / sqrt(mean(x²) + eps)` over the last axis: `[.., n] -> [.., n]`.
+pub(crate) fn rms_norm<'g>(x: Value<'g>, weight: Value<'g>, eps: f32) -> Value<'g> {
+    x / (x.powf(2.0).reduce_mean(-1) + eps).sqrt() * weight
+}
+
+/// A module that is an RMSNorm: `[.., n] -> [.., n]`.
+pub(crate) fn norm<'g>(p: Scope<'g>, name: &str, x: Value<'g>, eps: f64) -> Value<'g> {
+    p.scope(name, |p| rms_norm(x, p.weight("weight", [x.size(-1)]), eps as f32))
 }

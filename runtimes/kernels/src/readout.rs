@@ -27,7 +27,7 @@ pub(crate) struct Readout<'a, 'c> {
 pub(crate) struct Layout {
     /// The first one.
     pub(crate) first: usize,
-    /// How many each has besides its projection, which comes last.
+    /// How many each has besides its projection; those come behind all others.
     pub(crate) each: usize,
     /// Whether each has a projection.
     projected: bool,
@@ -56,7 +56,7 @@ impl Layout {
 
     /// Where the operands of neighbour i begin.
     pub(crate) fn of(&self, i: usize) -> usize {
-        self.first + i * (self.each + usize::from(self.projected))
+        self.first + i * self.each
     }
 }
 
@@ -81,7 +81,7 @@ impl<'a, 'c> Readout<'a, 'c> {
         if !self.layout.projected {
             return Ok(None);
         }
-        self.operands.floats(self.layout.of(i) + self.layout.each, [self.states, self.states]).map(Some)
+        self.operands.floats(self.layout.of(self.neighbours) + i, [self.states, self.states]).map(Some)
     }
 
     /// Computes the vectors for as long as they are used.

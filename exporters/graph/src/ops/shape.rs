@@ -41,20 +41,28 @@ impl<'g> Value<'g> {
     /// Parts of the given sizes along an axis of static size.
     #[track_caller]
     pub fn split_sizes<const N: usize>(self, axis: isize, sizes: [usize; N]) -> [Value<'g>; N] {
+        let parts = self.split_into(axis, &sizes);
+        std::array::from_fn(|i| parts[i])
+    }
+
+    /// As [`Value::split_sizes`], for as many parts as there are.
+    #[track_caller]
+    pub fn split_into(self, axis: isize, sizes: &[usize]) -> Vec<Value<'g>> {
         let list: Vec<i64> = sizes.iter().map(|&size| size as i64).collect();
         let operand = self.graph().root().integers(&format!("{list:?}"), &list);
         let emit = Emit::onnx("Split", vec![("axis", (axis as i64).into())]);
-        self.graph().emit(emit, &[self, operand], |types| {
+        self.graph().emit_slots(emit, &[Some(self), Some(operand)], sizes.len(), |types| {
             let at = types[0].axis(axis)?;
             let whole = Dim::from(sizes.iter().sum::<usize>());
             if types[0].shape[at] != whole {
                 return Err(format!("cannot split axis {axis} of {} into {sizes:?}", types[0]));
             }
-            Ok(sizes.map(|size| {
+            let part = |&size: &usize| {
                 let mut shape = types[0].shape.clone();
                 shape[at] = Dim::from(size);
                 types[0].with_shape(shape)
-            }))
+            };
+            Ok(sizes.iter().map(part).collect())
         })
     }
 

@@ -3,16 +3,18 @@
 //! Each exists in two shapes, a sequence and a single token, where the two differ by more than a size.
 
 mod causal_conv;
+mod dense_norm;
 mod retention;
 mod retention_step;
 mod selective_scan;
 mod selective_step;
 
 pub use causal_conv::{CausalConv, ConvInputs};
+pub use dense_norm::{DenseNorm, DenseNormInputs};
 pub use retention::{Retention, RetentionInputs};
 pub use retention_step::{RetentionStep, RetentionStepInputs};
-pub use selective_scan::{Neighbour, Recurrence, ScanInputs, SelectiveScan};
-pub use selective_step::{NeighbourState, SelectiveStep, StepInputs};
+pub use selective_scan::{Recurrence, ScanInputs, SelectiveScan};
+pub use selective_step::{SelectiveStep, StepInputs};
 
 use densessm_graph::{Dim, Dtype, Scope, Value};
 

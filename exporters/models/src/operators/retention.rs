@@ -1,6 +1,7 @@
 //! Retention over a sequence, in its parallel form.
 
 use super::counted;
+use crate::nn::rms_norm;
 use densessm_graph::{Attribute, Dtype, Operator, Scope, Value, concat, values};
 use densessm_proto::{DenseRetNet, operators};
 
@@ -8,15 +9,17 @@ use densessm_proto::{DenseRetNet, operators};
 /// `γ_h = 1 - 2^(-5-h)`):
 ///
 /// ```text
-/// o_i   = scale_i ∘ (Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j + γ^(i+1) q_i S)
+/// o_i   = RMSNorm(scale_i ∘ (Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j + γ^(i+1) q_i S)) ∘ gate_i
 /// S_out = γ^L S + Σ_{i<L} γ^(L-1-i) k_iᵀ v_i          L = the row's length
 /// ```
 ///
-/// with q and k turned by their positions' angles before.
+/// with q and k turned by their positions' angles before, and the norm taken over each head.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// H: number of heads.
     pub heads: usize,
+    /// Added to the mean square in the norm.
+    pub epsilon: f32,
 }
 
 /// Operands of [`Retention`]; results are `o [B, T, E]` and the state after the row's last valid token.
@@ -36,11 +39,20 @@ pub struct RetentionInputs<'g> {
     pub scale: Value<'g>,
     /// The state before this call `[B, H, dk, dv]`.
     pub state: Value<'g>,
+    /// What the output is multiplied with `[B, T, E]`.
+    pub gate: Value<'g>,
+    /// Weight of the norm `[dv]`.
+    pub norm: Value<'g>,
     /// Valid tokens of each right-padded row, int32 `[B]`.
     pub lengths: Value<'g>,
 }
 
-values!(RetentionInputs { q, k, v, cos, sin, scale, state, lengths });
+values!(RetentionInputs { q, k, v, cos, sin, scale, state, gate, norm, lengths });
+
+/// `RMSNorm(scale ∘ o) ∘ gate`: `[B, T, H, dv] -> [B, T, E]`.
+pub(super) fn ended<'g>(o: Value<'g>, scale: Value<'g>, norm: Value<'g>, gate: Value<'g>, epsilon: f32) -> Value<'g> {
+    rms_norm(o * scale.unsqueeze(-1), norm, epsilon).flatten(2) * gate
+}
 
 /// `ln γ_h` of every head.
 pub(super) fn log_decays(heads: usize) -> Vec<f32> {
@@ -65,11 +77,11 @@ impl Operator for Retention {
     type Outputs<'g> = [Value<'g>; 2];
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("heads", (self.heads as i64).into())]
+        vec![("heads", (self.heads as i64).into()), ("epsilon", self.epsilon.into())]
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: RetentionInputs<'g>) -> [Value<'g>; 2] {
-        let RetentionInputs { q, k, v, cos, sin, scale, state, lengths } = inputs;
+        let RetentionInputs { q, k, v, cos, sin, scale, state, gate, norm, lengths } = inputs;
         let (heads, dv) = (self.heads, v.size(-1) / self.heads);
         let (q, k) = (rotate(q, heads, cos, sin), rotate(k, heads, cos, sin)); // [B, H, T, dk]
         let v = v.unflatten([heads, dv]).transpose([0, 2, 1, 3]); // [B, H, T, dv]
@@ -83,12 +95,12 @@ impl Operator for Retention {
         let decay = apart.greater_or_equal(zero).select((log_decay * apart.relu()).exp(), zero); // [H, T, T]
         let reach = (log_decay * (i.unsqueeze(-1) + 1.0)).exp(); // γ^(i+1): [H, T, 1]
         let o = (q.matmul(k.transpose([0, 1, 3, 2])) * decay).matmul(v) + reach * q.matmul(state);
-        let o = o.transpose([0, 2, 1, 3]) * scale.unsqueeze(-1); // [B, T, H, dv]
+        let o = ended(o.transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
 
         let length = lengths.cast(Dtype::F32).unsqueeze(1).unsqueeze(2).unsqueeze(3); // [B, 1, 1, 1]
         let left = length - 1.0 - i.unsqueeze(-1); // tokens after token i: [B, 1, T, 1]
         let weight = left.greater_or_equal(zero).select((log_decay * left.relu()).exp(), zero); // [B, H, T, 1]
         let state = (log_decay * length).exp() * state + (k * weight).transpose([0, 1, 3, 2]).matmul(v);
-        [o.flatten(2), state]
+        [o, state]
     }
 }

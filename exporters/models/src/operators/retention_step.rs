@@ -1,14 +1,16 @@
 //! One token of retention.
 
-use super::retention::rotate;
+use super::retention::{ended, rotate};
 use densessm_graph::{Attribute, Operator, Scope, Value, values};
 use densessm_proto::{DenseRetNet, operators};
 
-/// One token of [`Retention`](super::Retention): `S ← γ S + kᵀ v`, `o = scale ∘ q S`.
+/// One token of [`Retention`](super::Retention): `S ← γ S + kᵀ v`, `o = RMSNorm(scale ∘ q S) ∘ gate`.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionStep {
     /// H: number of heads.
     pub heads: usize,
+    /// Added to the mean square in the norm.
+    pub epsilon: f32,
 }
 
 /// Operands of [`RetentionStep`]; results are `o [B, 1, E]` and the state after this token.
@@ -28,9 +30,13 @@ pub struct RetentionStepInputs<'g> {
     pub scale: Value<'g>,
     /// The state before this token `[B, H, dk, dv]`.
     pub state: Value<'g>,
+    /// What the output is multiplied with `[B, 1, E]`.
+    pub gate: Value<'g>,
+    /// Weight of the norm `[dv]`.
+    pub norm: Value<'g>,
 }
 
-values!(RetentionStepInputs { q, k, v, cos, sin, scale, state });
+values!(RetentionStepInputs { q, k, v, cos, sin, scale, state, gate, norm });
 
 impl Operator for RetentionStep {
     const NAME: &'static str = operators::RETENTION_STEP;
@@ -40,11 +46,11 @@ impl Operator for RetentionStep {
     type Outputs<'g> = [Value<'g>; 2];
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("heads", (self.heads as i64).into())]
+        vec![("heads", (self.heads as i64).into()), ("epsilon", self.epsilon.into())]
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: RetentionStepInputs<'g>) -> [Value<'g>; 2] {
-        let RetentionStepInputs { q, k, v, cos, sin, scale, state } = inputs;
+        let RetentionStepInputs { q, k, v, cos, sin, scale, state, gate, norm } = inputs;
         let (heads, dv) = (self.heads, v.size(-1) / self.heads);
         let (q, k) = (rotate(q, heads, cos, sin), rotate(k, heads, cos, sin)); // [B, H, 1, dk]
         let v = v.unflatten([heads, dv]).transpose([0, 2, 1, 3]); // [B, H, 1, dv]
@@ -52,7 +58,7 @@ impl Operator for RetentionStep {
         let decays: Vec<f32> = (0..heads).map(|h| DenseRetNet::decay(h) as f32).collect();
         let decay = p.floats("decay", &decays).unsqueeze(-1).unsqueeze(-1); // [H, 1, 1]
         let state = decay * state + k.transpose([0, 1, 3, 2]) * v; // [B, H, dk, dv]
-        let o = q.matmul(state).transpose([0, 2, 1, 3]) * scale.unsqueeze(-1); // [B, 1, H, dv]
-        [o.flatten(2), state]
+        let o = ended(q.matmul(state).transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
+        [o, state]
     }
 }

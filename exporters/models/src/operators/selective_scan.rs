@@ -10,36 +10,34 @@ use densessm_proto::operators;
 /// The selective scan (arXiv 2312.00752, section 3.2) with dense neighbours (arXiv 2403.00818, section 3.3):
 ///
 /// ```text
-/// h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ        Δ = softplus(delta)
-/// y_t = (h_t c_t + g_t ∘ Σ_i h_t^i r_t^i + skip ∘ u_t) ∘ silu(z_t)
+/// h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ        Δ = softplus(delta + delta_bias)
+/// ĥ_t = h_t + G_t ∘ Σ_i P_i h_t^i                    G_t = silu(channel_gate_t) silu(state_gate_t)ᵀ
+/// y_t = (ĥ_t c_t + skip ∘ u_t) ∘ silu(z_t)
 /// ```
 ///
-/// where `h^i` is neighbour i's state, `r^i` the vector its state is read with and g the channel gate.
+/// where `h^i` is neighbour i's state and `P_i` its projection. What is computed is
+/// `(G ∘ P h) c = silu(channel_gate) ∘ (h · Pᵀ (silu(state_gate) ∘ c))`.
 #[derive(Clone, Copy, Debug)]
-pub struct SelectiveScan;
+pub struct SelectiveScan {
+    /// How many neighbours are read.
+    pub neighbours: usize,
+}
 
 /// One layer's recurrence, from which its hidden states follow.
 #[derive(Clone, Copy, Debug)]
 pub struct Recurrence<'g> {
     /// Inputs `[B, T, D]`.
     pub u: Value<'g>,
-    /// Step sizes before softplus `[B, T, D]`.
+    /// Step sizes before bias and softplus `[B, T, D]`.
     pub delta: Value<'g>,
+    /// Bias of the step sizes `[D]`.
+    pub delta_bias: Value<'g>,
     /// Decay rates `[D, N]`, negative.
     pub a: Value<'g>,
     /// Input vectors `[B, T, N]`.
     pub b: Value<'g>,
     /// Hidden states before this call `[B, D, N]`.
     pub state: Value<'g>,
-}
-
-/// A layer below whose hidden states are read.
-#[derive(Clone, Copy, Debug)]
-pub struct Neighbour<'g> {
-    /// Its recurrence.
-    pub recurrence: Recurrence<'g>,
-    /// The vectors its state is read with `[B, T, N]`: `P_iᵀ(state gate ∘ c)`.
-    pub readout: Value<'g>,
 }
 
 /// Operands of [`SelectiveScan`]; results are `y [B, T, D]` and the state after the row's last valid token.
@@ -55,15 +53,35 @@ pub struct ScanInputs<'g> {
     pub z: Value<'g>,
     /// Valid tokens of each right-padded row, int32 `[B]`.
     pub lengths: Value<'g>,
-    /// What the neighbours' sum is multiplied with `[B, T, D]`; 1 if absent.
+    /// Channels' gate before silu `[B, T, D]`; what it gates is multiplied with 1 if absent.
     pub channel_gate: Option<Value<'g>>,
+    /// States' gate before silu `[B, T, N]`; likewise.
+    pub state_gate: Option<Value<'g>>,
     /// The layers below that are read, nearest first.
-    pub neighbours: Vec<Neighbour<'g>>,
+    pub neighbours: Vec<Recurrence<'g>>,
+    /// Their projections `[N, N]`; identities if there are none.
+    pub projections: Vec<Value<'g>>,
 }
 
-values!(Recurrence { u, delta, a, b, state });
-values!(Neighbour { recurrence, readout });
-values!(ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours });
+values!(Recurrence { u, delta, delta_bias, a, b, state });
+values!(ScanInputs { own, c, skip, z, lengths, channel_gate, state_gate, neighbours, projections });
+
+/// The vectors `[B, T, N]` that neighbours' states are read with: `P_iᵀ (silu(state_gate) ∘ c)`.
+pub(super) fn readouts<'g>(
+    c: Value<'g>,
+    state_gate: Option<Value<'g>>,
+    neighbours: usize,
+    projections: &[Value<'g>],
+) -> Vec<Value<'g>> {
+    let c = state_gate.map_or(c, |gate| gate.silu() * c);
+    (0..neighbours).map(|i| projections.get(i).map_or(c, |projection| c.matmul(*projection))).collect()
+}
+
+/// `own + silu(channel_gate) ∘ Σ reads`: `[B, T, D]`.
+pub(super) fn fused<'g>(own: Value<'g>, channel_gate: Option<Value<'g>>, dense: Option<Value<'g>>) -> Value<'g> {
+    let Some(dense) = dense else { return own };
+    own + channel_gate.map_or(dense, |gate| gate.silu() * dense)
+}
 
 /// What drives one token's turn: `[Δ, Δ u, b, r]`, each with the axis it lacks of `[B, D, N]` as one of size 1.
 type Slice<'g> = [Value<'g>; 4];
@@ -71,7 +89,7 @@ type Slice<'g> = [Value<'g>; 4];
 impl<'g> Recurrence<'g> {
     /// What drives the recurrence over time, Δ being 0 behind each row's end: decay 1, input 0.
     fn driven(self, readout: Value<'g>, valid: Value<'g>) -> Slice<'g> {
-        let delta = self.delta.softplus() * valid;
+        let delta = (self.delta + self.delta_bias).softplus() * valid;
         let (of_channels, of_states) = (|x: Value<'g>| x.unsqueeze(-1), |x: Value<'g>| x.unsqueeze(2));
         [of_channels(delta), of_channels(delta * self.u), of_states(self.b), of_states(readout)]
     }
@@ -91,16 +109,17 @@ impl Operator for SelectiveScan {
     type Outputs<'g> = [Value<'g>; 2];
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        Vec::new()
+        vec![("neighbours", (self.neighbours as i64).into())]
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: ScanInputs<'g>) -> [Value<'g>; 2] {
-        let ScanInputs { own, c, skip, z, lengths, channel_gate, neighbours } = inputs;
+        let ScanInputs { own, c, skip, z, lengths, channel_gate, state_gate, neighbours, projections } = inputs;
+        let readouts = readouts(c, state_gate, neighbours.len(), &projections);
         let valid = valid(p, lengths, own.u);
-        let states = (own.state, neighbours.iter().map(|n| n.recurrence.state).collect::<Vec<_>>());
+        let states = (own.state, neighbours.iter().map(|n| n.state).collect::<Vec<_>>());
         let over_time = (
             own.driven(c, valid),
-            neighbours.iter().map(|n| n.recurrence.driven(n.readout, valid)).collect::<Vec<Slice<'g>>>(),
+            neighbours.iter().zip(readouts).map(|(n, readout)| n.driven(readout, valid)).collect::<Vec<Slice<'g>>>(),
         );
 
         let ((state, _), (y, dense)) = p.scan(1, states, over_time, |(h, others), (slice, other_slices)| {
@@ -108,13 +127,12 @@ impl Operator for SelectiveScan {
             let (others, reads): (Vec<_>, Vec<_>) = neighbours
                 .iter()
                 .zip(others.into_iter().zip(other_slices))
-                .map(|(n, (h, slice))| turn(n.recurrence.a, h, slice))
+                .map(|(n, (h, slice))| turn(n.a, h, slice))
                 .unzip();
             let sum = reads.into_iter().reduce(|sum, read| sum + read);
             ((h, others), (y, sum))
         });
-        let (y, dense) = (y.squeeze(-1), dense.map(|dense| dense.squeeze(-1)));
-        let y = dense.map_or(y, |dense| y + channel_gate.map_or(dense, |gate| gate * dense));
+        let y = fused(y.squeeze(-1), channel_gate, dense.map(|dense| dense.squeeze(-1)));
         [(y + skip * own.u) * z.silu(), state]
     }
 }

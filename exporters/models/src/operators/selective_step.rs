@@ -1,19 +1,14 @@
 //! One token of the selective scan: the neighbours' states have just been computed and are read as they are.
 
+use super::selective_scan::{fused, readouts};
 use densessm_graph::{Attribute, Operator, Scope, Value, values};
 use densessm_proto::operators;
 
 /// One token of [`SelectiveScan`](super::SelectiveScan).
 #[derive(Clone, Copy, Debug)]
-pub struct SelectiveStep;
-
-/// A layer below whose hidden state is read.
-#[derive(Clone, Copy, Debug)]
-pub struct NeighbourState<'g> {
-    /// Its hidden state after this token `[B, D, N]`.
-    pub state: Value<'g>,
-    /// The vector it is read with `[B, 1, N]`.
-    pub readout: Value<'g>,
+pub struct SelectiveStep {
+    /// How many neighbours are read.
+    pub neighbours: usize,
 }
 
 /// Operands of [`SelectiveStep`]; results are `y [B, 1, D]` and the state after this token `[B, D, N]`.
@@ -21,8 +16,10 @@ pub struct NeighbourState<'g> {
 pub struct StepInputs<'g> {
     /// Input `[B, 1, D]`.
     pub u: Value<'g>,
-    /// Step size before softplus `[B, 1, D]`.
+    /// Step size before bias and softplus `[B, 1, D]`.
     pub delta: Value<'g>,
+    /// Bias of the step sizes `[D]`.
+    pub delta_bias: Value<'g>,
     /// Decay rates `[D, N]`, negative.
     pub a: Value<'g>,
     /// Input vector `[B, 1, N]`.
@@ -35,14 +32,31 @@ pub struct StepInputs<'g> {
     pub skip: Value<'g>,
     /// Output gate before silu `[B, 1, D]`.
     pub z: Value<'g>,
-    /// What the neighbours' sum is multiplied with `[B, 1, D]`; 1 if absent.
+    /// Channels' gate before silu `[B, 1, D]`; what it gates is multiplied with 1 if absent.
     pub channel_gate: Option<Value<'g>>,
-    /// The layers below that are read, nearest first.
-    pub neighbours: Vec<NeighbourState<'g>>,
+    /// States' gate before silu `[B, 1, N]`; likewise.
+    pub state_gate: Option<Value<'g>>,
+    /// The hidden states after this token `[B, D, N]` of the layers below that are read, nearest first.
+    pub neighbours: Vec<Value<'g>>,
+    /// Their projections `[N, N]`; identities if there are none.
+    pub projections: Vec<Value<'g>>,
 }
 
-values!(NeighbourState { state, readout });
-values!(StepInputs { u, delta, a, b, state, c, skip, z, channel_gate, neighbours });
+values!(StepInputs {
+    u,
+    delta,
+    delta_bias,
+    a,
+    b,
+    state,
+    c,
+    skip,
+    z,
+    channel_gate,
+    state_gate,
+    neighbours,
+    projections
+});
 
 impl Operator for SelectiveStep {
     const NAME: &'static str = operators::SELECTIVE_STEP;
@@ -52,19 +66,20 @@ impl Operator for SelectiveStep {
     type Outputs<'g> = [Value<'g>; 2];
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        Vec::new()
+        vec![("neighbours", (self.neighbours as i64).into())]
     }
 
     fn body<'g>(&self, _: Scope<'g>, inputs: StepInputs<'g>) -> [Value<'g>; 2] {
-        let StepInputs { u, delta, a, b, state, c, skip, z, channel_gate, neighbours } = inputs;
+        let StepInputs { u, delta, delta_bias, a, b, state, c, skip, z, channel_gate, state_gate, .. } = inputs;
+        let StepInputs { neighbours, projections, .. } = inputs;
         let column = |row: Value<'g>| row.transpose([0, 2, 1]); // [B, 1, ·] -> [B, ·, 1]
-        let delta = delta.softplus();
+        let delta = (delta + delta_bias).softplus();
         let h = (column(delta) * a).exp() * state + column(delta * u) * b; // [B, D, N]
 
         let read = |h: Value<'g>, c: Value<'g>| column(h.matmul(column(c)));
-        let y = read(h, c);
-        let dense = neighbours.iter().map(|n| read(n.state, n.readout)).reduce(|sum, read| sum + read);
-        let y = dense.map_or(y, |dense| y + channel_gate.map_or(dense, |gate| gate * dense));
+        let readouts = readouts(c, state_gate, neighbours.len(), &projections);
+        let dense = neighbours.iter().zip(readouts).map(|(h, c)| read(*h, c)).reduce(|sum, read| sum + read);
+        let y = fused(read(h, c), channel_gate, dense);
         [(y + skip * u) * z.silu(), h]
     }
 }

@@ -91,10 +91,8 @@ impl Scan {
         let mut operands: Vec<_> = self.own.0.iter().map(Tensor::operand).collect();
         operands.extend([self.c.operand(), self.skip.operand(), self.z.operand(), self.lengths.operand()]);
         operands.extend(self.gates.iter().map(Self::maybe));
-        for (recurrence, projection) in &self.neighbours {
-            operands.extend(recurrence.0.iter().map(Tensor::operand));
-            operands.extend(projection.as_ref().map(Tensor::operand));
-        }
+        operands.extend(self.neighbours.iter().flat_map(|(recurrence, _)| &recurrence.0).map(Tensor::operand));
+        operands.extend(self.neighbours.iter().flat_map(|(_, projection)| projection).map(Tensor::operand));
         operands
     }
 
@@ -180,10 +178,8 @@ fn a_step_is_a_scan_of_one_token() {
             .collect();
         let all = scan.operands();
         let mut operands = [&all[..9], &all[10..12]].concat();
-        for (state, (_, projection)) in states.iter().zip(&scan.neighbours) {
-            operands.push(state.operand());
-            operands.extend(projection.as_ref().map(Tensor::operand));
-        }
+        operands.extend(states.iter().map(Tensor::operand));
+        operands.extend(scan.neighbours.iter().flat_map(|(_, projection)| projection).map(Tensor::operand));
         for level in Level::all() {
             let got = call("SelectiveStep", &scan.given(), level, &operands, &Caller).unwrap();
             close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, SUMS);

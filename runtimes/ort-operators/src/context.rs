@@ -1,0 +1,184 @@
+//! A call's operands, results and threads, as ONNX Runtime hands them out.
+
+use densessm_kernels::{Error as KernelError, Operand, Pool, Shape};
+use ort::{AsPointer, Error, Result, operator::ComputeContext, sys};
+use std::{
+    ffi::c_void,
+    marker::PhantomData,
+    num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr, slice,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+/// Most axes of an operand.
+const MOST_AXES: usize = 4;
+
+/// A call of a kernel; operands and results live as long as it.
+pub(crate) struct Context<'c> {
+    pointer: *mut sys::OrtKernelContext,
+    of: PhantomData<&'c ComputeContext>,
+}
+
+// SAFETY: ONNX Runtime's context may be read, and its threads used, by any thread; what is written lies elsewhere.
+unsafe impl Sync for Context<'_> {}
+
+/// An error of ONNX Runtime, if a status is one.
+///
+/// # Safety
+/// The status was just returned by ONNX Runtime, and is handed over.
+unsafe fn checked(status: sys::OrtStatusPtr) -> Result<()> {
+    // SAFETY: as the caller vouches.
+    unsafe { Error::result_from_status(status) }
+}
+
+impl<'c> Context<'c> {
+    pub(crate) fn new(context: &'c ComputeContext) -> Self {
+        Self { pointer: context.ptr().cast_mut(), of: PhantomData }
+    }
+
+    /// Number of operands.
+    pub(crate) fn inputs(&self) -> Result<usize> {
+        let mut count = 0;
+        // SAFETY: the context is alive; a number is written.
+        unsafe { checked((ort::api().KernelContext_GetInputCount)(self.pointer, &mut count))? };
+        Ok(count)
+    }
+
+    /// An operand, read where it lies.
+    pub(crate) fn input(&self, index: usize) -> Result<Operand<'c>> {
+        let mut value = ptr::null();
+        // SAFETY: the context is alive; a pointer is written.
+        unsafe { checked((ort::api().KernelContext_GetInput)(self.pointer, index, &mut value))? };
+        if value.is_null() {
+            return Ok(Operand::Absent);
+        }
+        let (element, shape) = describe(value)?;
+        let mut data = ptr::null_mut();
+        // SAFETY: the value is alive as long as the context; a pointer is written.
+        unsafe { checked((ort::api().GetTensorMutableData)(value.cast_mut(), &mut data))? };
+        let size = shape.elements();
+        use sys::ONNXTensorElementDataType as Type;
+        match element {
+            // SAFETY: ONNX Runtime keeps so many numbers of this type there, unchanged while the kernel runs.
+            Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Ok(Operand::Floats(shape, unsafe { numbers(data, size) })),
+            // SAFETY: as above.
+            Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Ok(Operand::Integers(shape, unsafe { numbers(data, size) })),
+            _ => Err(Error::new(format!("operand {index}: expected fp32 or int32, got {element:?}"))),
+        }
+    }
+
+    /// A result's buffer.
+    pub(crate) fn output(&self, index: usize, shape: Shape, operands: &[Operand<'_>]) -> Result<&'c mut [f32]> {
+        let mut sizes = [0_i64; MOST_AXES];
+        let rank = shape.sizes().len();
+        for (to, size) in sizes.iter_mut().zip(shape.sizes()) {
+            *to = *size as i64;
+        }
+        let (mut value, mut data) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the context is alive, the shape has so many sizes; pointers are written.
+        unsafe {
+            let api = ort::api();
+            checked((api.KernelContext_GetOutput)(self.pointer, index, sizes.as_ptr(), rank, &mut value))?;
+            checked((api.GetTensorMutableData)(value, &mut data))?;
+        }
+        let start = data.addr();
+        let end = start + shape.elements() * size_of::<f32>();
+        // Who binds its own memory may bind the same twice; a kernel reads operands after it has begun to write.
+        let overlaps = operands.iter().any(|operand| match operand {
+            Operand::Absent => false,
+            Operand::Floats(_, values) => overlap(start, end, values),
+            Operand::Integers(_, values) => overlap(start, end, values),
+        });
+        if overlaps {
+            return Err(Error::new(format!("result {index}: expected memory of its own, got that of an operand")));
+        }
+        if shape.elements() == 0 {
+            return Ok(&mut []);
+        }
+        // SAFETY: ONNX Runtime keeps room for so many numbers there, and nothing else refers to it while the kernel
+        // runs: it is no operand, and each result is asked for once.
+        Ok(unsafe { slice::from_raw_parts_mut(data.cast(), shape.elements()) })
+    }
+}
+
+fn overlap<T>(start: usize, end: usize, values: &[T]) -> bool {
+    let range = values.as_ptr_range();
+    start < range.end.addr() && range.start.addr() < end
+}
+
+/// # Safety
+/// `data` points to `size` numbers that live and stay as they are for `'a`; where there are none it may be null.
+unsafe fn numbers<'a, T>(data: *mut c_void, size: usize) -> &'a [T] {
+    if size == 0 {
+        return &[];
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { slice::from_raw_parts(data.cast(), size) }
+}
+
+/// Element type and shape of a tensor.
+fn describe(value: *const sys::OrtValue) -> Result<(sys::ONNXTensorElementDataType, Shape)> {
+    let api = ort::api();
+    let mut info = ptr::null_mut();
+    let mut element = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    let (mut rank, mut sizes) = (0, [0_i64; MOST_AXES]);
+    // SAFETY: the value is alive; the info is made here and released here, and no more sizes are written than fit.
+    let described = unsafe {
+        checked((api.GetTensorTypeAndShape)(value, &mut info))?;
+        let described = checked((api.GetTensorElementType)(info, &mut element))
+            .and_then(|()| checked((api.GetDimensionsCount)(info, &mut rank)))
+            .and_then(|()| checked((api.GetDimensions)(info, sizes.as_mut_ptr(), rank.min(MOST_AXES))));
+        (api.ReleaseTensorTypeAndShapeInfo)(info);
+        described
+    };
+    described?;
+    let sizes = sizes.map(|size| usize::try_from(size).unwrap_or(0));
+    let shape = sizes.get(..rank).and_then(Shape::new);
+    Ok((element, shape.ok_or_else(|| Error::new(format!("expected at most {MOST_AXES} axes, got {rank}")))?))
+}
+
+/// A task for ONNX Runtime's threads, and whether one has panicked.
+struct Shared<'t> {
+    task: &'t (dyn Fn(usize) + Sync),
+    panicked: AtomicBool,
+}
+
+impl Pool for Context<'_> {
+    fn threads(&self) -> usize {
+        // ONNX Runtime does not say how many it has.
+        static THREADS: OnceLock<usize> = OnceLock::new();
+        *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> std::result::Result<(), KernelError> {
+        if tasks <= 1 {
+            (0..tasks).for_each(task);
+            return Ok(());
+        }
+        let shared = Shared { task, panicked: AtomicBool::new(false) };
+        // SAFETY: the context is alive, and so is what is shared: the call returns when all tasks have ended.
+        let status = unsafe {
+            let user = ptr::from_ref(&shared).cast_mut().cast();
+            checked((ort::api().KernelContext_ParallelFor)(self.pointer, one, tasks, 0, user))
+        };
+        status.map_err(|error| KernelError::new("threads", error.to_string()))?;
+        match shared.panicked.load(Ordering::Relaxed) {
+            true => Err(KernelError::new("threads", "a task panicked; please report this")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Runs one task on one of ONNX Runtime's threads.
+extern "C" fn one(user: *mut c_void, number: usize) {
+    // SAFETY: `Pool::run` hands in a reference that lives until all tasks have ended.
+    let shared = unsafe { &*user.cast_const().cast::<Shared<'_>>() };
+    if catch_unwind(AssertUnwindSafe(|| (shared.task)(number))).is_err() {
+        shared.panicked.store(true, Ordering::Relaxed);
+    }
+}
