@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Export every model of the repository in every form, and have each bundle judged by what we did not write.
 
-    bundles.py path/to/densessm
+    bundles.py path/to/densessm path/to/libdensessm_ops.so
 
-Judges: `check_bundle.py` (Python's ONNX Runtime, knowing the contract only), `onnx.checker` with its full check, and
-strict shape inference. Prints a line a bundle and closes with "N passed, N failed"; exit code 1 if any failed.
+Judges: `check_bundle.py` (Python's ONNX Runtime, knowing the contract only; with the operators' library and without),
+`onnx.checker` with its full check, and strict shape inference. Prints a line a bundle and closes with "N passed, N failed"; exit code 1 if any failed.
 """
 import itertools
 import pathlib
@@ -31,7 +31,7 @@ def onnx_accepts(path):
     return None
 
 
-def judge(command, model, lowering, logits, folder):
+def judge(command, library, model, lowering, logits, folder):
     """The complaints about one bundle."""
     bundle = folder / f"{model.name}-{lowering}-{logits}"
     export = [command, "export", "--model", model, "--out", bundle, "--lowering", lowering, "--logits", logits]
@@ -40,19 +40,20 @@ def judge(command, model, lowering, logits, folder):
         return [f"export: {run.stderr.strip()}"]
     complaints = [onnx_accepts(bundle / name) for name in ("parallel.onnx", "recurrent.onnx")]
     check = [sys.executable, TESTS / "conformance" / "check_bundle.py", bundle, model / "golden.safetensors"]
-    run = subprocess.run(check, capture_output=True, text=True)
-    if run.returncode:
-        failed = [line for line in run.stdout.splitlines() if line.startswith("FAIL")]
-        complaints.append("check_bundle.py: " + "; ".join(failed + [run.stderr.strip()]))
+    for options in [[]] + [["--ops-library", library]] * (lowering == "function"):
+        run = subprocess.run(check + options, capture_output=True, text=True)
+        if run.returncode:
+            failed = [line for line in run.stdout.splitlines() if line.startswith("FAIL")]
+            complaints.append(f"check_bundle.py {options}: " + "; ".join(failed + [run.stderr.strip()]))
     return [complaint for complaint in complaints if complaint]
 
 
 def main():
-    command = pathlib.Path(sys.argv[1]).resolve()
+    command, library = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for model, lowering, logits in itertools.product(MODELS, LOWERINGS, LOGITS):
-            complaints = judge(command, model, lowering, logits, pathlib.Path(folder))
+            complaints = judge(command, library, model, lowering, logits, pathlib.Path(folder))
             passed, failed = passed + (not complaints), failed + bool(complaints)
             print(f"{'FAIL' if complaints else 'ok  '} {model.name}, {lowering}, logits {logits}", *complaints, sep="\n     ")
     print(f"{passed} passed, {failed} failed")

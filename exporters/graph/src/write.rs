@@ -93,7 +93,8 @@ impl Model {
     fn node_proto(&self, node: &Node) -> NodeProto {
         let mut input: Vec<String> =
             node.inputs.iter().map(|slot| slot.map_or_else(String::new, |id| self.name_of(id).to_owned())).collect();
-        while input.last().is_some_and(String::is_empty) {
+        // An operator with repeated operands counts those left out before them.
+        while node.domain.is_empty() && input.last().is_some_and(String::is_empty) {
             input.pop();
         }
         let sub_graph = node.sub_graph.map(|body| AttributeProto {
