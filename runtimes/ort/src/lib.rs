@@ -8,6 +8,7 @@ mod library;
 mod model;
 mod session;
 mod states;
+mod weights;
 
 pub use library::library;
 pub use session::{availability, load};

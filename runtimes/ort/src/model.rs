@@ -3,6 +3,7 @@
 use crate::{
     session::failed,
     states::{OrtStates, Step},
+    weights::Weights,
 };
 use densessm_proto::{
     GraphKind, Logits as Which, StateTensor,
@@ -36,6 +37,8 @@ pub(crate) struct OrtModel {
     prefilled: Tensor<f32>,
     /// The logits of the last step, by batch size: steps of all states of a size are bound to the same.
     stepped: BTreeMap<usize, Tensor<f32>>,
+    /// What the sessions read; dropped after them.
+    weights: Option<Arc<Weights>>,
 }
 
 impl OrtModel {
@@ -45,10 +48,11 @@ impl OrtModel {
         parallel: Option<Session>,
         recurrent: Option<Session>,
         allocator: Arc<Mutex<Allocator>>,
+        weights: Option<Arc<Weights>>,
     ) -> Result<Self, Error> {
         let layout = Arc::new(bundle.states());
         let prefilled = host_tensor(&[1]).map_err(failed("allocating logits"))?;
-        Ok(Self { bundle, info, parallel, recurrent, layout, allocator, prefilled, stepped: BTreeMap::new() })
+        Ok(Self { bundle, info, parallel, recurrent, layout, allocator, prefilled, stepped: BTreeMap::new(), weights })
     }
 
     fn vocabulary(&self) -> usize {
@@ -108,6 +112,7 @@ impl Step {
         states: &mut OrtStates,
         counts: bool,
         logits: &mut Tensor<f32>,
+        weights: Option<Arc<Weights>>,
     ) -> ort::Result<Self> {
         let batch = states.batch();
         let (tokens, past_length) = (host_tensor(&[batch, 1])?, host_tensor(&[batch])?);
@@ -122,7 +127,7 @@ impl Step {
             Ok::<_, ort::Error>(binding)
         };
         let directions = [direction(0)?, direction(1)?];
-        Ok(Self { model: Arc::clone(layout), directions, tokens, past_length })
+        Ok(Self { model: Arc::clone(layout), directions, tokens, past_length, _weights: weights })
     }
 
     /// Puts the call's integers where one direction's binding reads them.
@@ -209,7 +214,8 @@ impl Model for OrtModel {
         let bound = store.step.take().filter(|step| Arc::ptr_eq(&step.model, &self.layout));
         let mut step = match bound {
             Some(step) => step,
-            None => Step::bind(session, &self.layout, store, counts, logits).map_err(failed("binding a step"))?,
+            None => Step::bind(session, &self.layout, store, counts, logits, self.weights.clone())
+                .map_err(failed("binding a step"))?,
         };
         let (from, _) = store.current();
         let run = step

@@ -3,6 +3,7 @@
 use crate::{
     library::{self, Loaded},
     model::OrtModel,
+    weights::Weights,
 };
 use densessm_proto::GraphKind;
 use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model, RuntimeInfo};
@@ -10,7 +11,10 @@ use ort::{
     ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT},
     logging::LogLevel,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
-    session::{Session, builder::GraphOptimizationLevel},
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
 };
 use std::sync::{Arc, Mutex};
 
@@ -25,18 +29,28 @@ pub fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Er
     }
     let loaded = library::loaded()?;
     usable(options.device)?;
+    // A card has memory of its own, and kernels for standard operators only.
+    let weights = match options.device {
+        Device::Cpu => Some(Arc::new(Weights::open(bundle, &options.graphs)?)),
+        Device::Cuda | Device::TensorRt => None,
+    };
     let open = |kind: GraphKind| match options.graphs.contains(&kind) {
-        true => session(loaded, bundle, kind, options).map(Some),
+        true => session(loaded, bundle, kind, options, weights.as_deref()).map(Some),
         false => Ok(None),
     };
-    let (parallel, recurrent) = (open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?);
+    let both = || Ok::<_, Error>((open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?));
+    let (parallel, recurrent) = match &weights {
+        Some(weights) => weights.sparingly(both)?,
+        None => both()?,
+    };
     let Some(any) = parallel.as_ref().or(recurrent.as_ref()) else {
         let problem = "expected a graph to load, got none".to_owned();
         return Err(Error::Input { name: "graphs".to_owned(), problem });
     };
     let allocator = state_allocator(any, options.device).map_err(failed("allocating on the device"))?;
     let info = RuntimeInfo { runtime: "ort", version: loaded.version.clone(), device: options.device };
-    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, Arc::new(Mutex::new(allocator)))?))
+    let allocator = Arc::new(Mutex::new(allocator));
+    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, allocator, weights)?))
 }
 
 /// Whether ONNX Runtime can be used here on a device.
@@ -85,9 +99,17 @@ fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
     }
 }
 
-fn session(loaded: &Loaded, bundle: &Bundle, kind: GraphKind, options: &LoadOptions) -> Result<Session, Error> {
+fn session(
+    loaded: &Loaded,
+    bundle: &Bundle,
+    kind: GraphKind,
+    options: &LoadOptions,
+    weights: Option<&Weights>,
+) -> Result<Session, Error> {
     let path = bundle.graph_path(kind)?;
-    let build = || -> ort::Result<Session> {
+    let what = format!("{}: loading into ONNX Runtime", path.display());
+    let failed = |error: ort::Error| Error::Runtime { what: what.clone(), problem: words(&error.to_string()) };
+    let build = || -> ort::Result<SessionBuilder> {
         let mut builder = Session::builder(&loaded.environment)?
             .with_log_level(LogLevel::Error)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -95,12 +117,17 @@ fn session(loaded: &Loaded, bundle: &Bundle, kind: GraphKind, options: &LoadOpti
         if let Some(threads) = options.threads {
             builder = builder.with_intra_threads(threads)?;
         }
-        builder.commit_from_file(&path)
+        if options.device == Device::Cpu {
+            builder = builder.with_operators(densessm_ort_operators::domain()?)?;
+        }
+        Ok(builder)
     };
-    build().map_err(|error| Error::Runtime {
-        what: format!("{}: loading into ONNX Runtime", path.display()),
-        problem: words(&error.to_string()),
-    })
+    let builder = build().map_err(failed)?;
+    let mut builder = match weights {
+        Some(weights) => weights.lend(builder)?,
+        None => builder,
+    };
+    builder.commit_from_file(&path).map_err(failed)
 }
 
 /// Where states live: in the device's own memory.

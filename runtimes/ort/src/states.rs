@@ -1,6 +1,6 @@
 //! States in ONNX Runtime's tensors: two sets, of which one is current.
 
-use crate::session::failed;
+use crate::{session::failed, weights::Weights};
 use densessm_proto::StateTensor;
 use densessm_session::{Error, HostTensor, StateStore, Values};
 use ort::{
@@ -33,6 +33,8 @@ pub(crate) struct Step {
     pub(crate) directions: [IoBinding; 2],
     pub(crate) tokens: Tensor<i64>,
     pub(crate) past_length: Tensor<i64>,
+    /// The bindings keep their sessions alive, and those read these.
+    pub(crate) _weights: Option<Arc<Weights>>,
 }
 
 impl OrtStates {

@@ -118,6 +118,20 @@ impl Bundle {
         }
     }
 
+    /// The path of a file of weights that a graph names.
+    ///
+    /// # Errors
+    /// When it lies elsewhere than beside the manifest, or its name does not end in `.data`.
+    pub fn data_path(&self, name: &str) -> Result<PathBuf, Error> {
+        match self.file(name) {
+            Ok(path) if name.ends_with(".data") => Ok(path),
+            _ => Err(Error::Bundle {
+                path: self.dir.clone(),
+                problem: format!("expected weights in a file beside the graphs that ends in .data, got `{name}`"),
+            }),
+        }
+    }
+
     /// What tells models apart: the SHA-256 of the weights.
     pub fn fingerprint(&self) -> String {
         self.weights_digest().to_owned()
