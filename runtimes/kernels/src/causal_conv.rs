@@ -124,6 +124,9 @@ impl Work for Block<'_> {
             Some(token) => &call.u[(row * call.time + token) * channels + first..][..width],
         };
 
+        let vectors = width.div_ceil(S::LANES);
+        let mut sums = [simd.splat(0.0); BLOCK];
+        let sums = &mut sums[..vectors];
         for token in 0..call.time {
             // SAFETY: each task writes its own channels of its own row, a token at a time.
             let y = unsafe { self.y.part((row * call.time + token) * channels + first, width) };
@@ -131,15 +134,22 @@ impl Work for Block<'_> {
                 y.fill(0.0);
                 continue;
             }
-            for (vector, y) in y.chunks_mut(S::LANES).enumerate() {
-                let at = vector * S::LANES;
-                let mut sum =
-                    call.bias.map_or(simd.splat(0.0), |bias| simd.load_some(&bias[first + at..first + width]));
-                for k in 0..call.taps {
-                    let weight = simd.load_some(&call.weight[k * channels + first + at..k * channels + first + width]);
-                    sum = simd.mul_add(simd.load_some(&input(token + k)[at..]), weight, sum);
+            match call.bias {
+                None => sums.fill(simd.splat(0.0)),
+                Some(bias) => {
+                    let bias = bias[first..first + width].chunks(S::LANES);
+                    sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum = simd.load_some(bias));
                 }
-                simd.store_some(y, simd.silu(sum));
+            }
+            for k in 0..call.taps {
+                let weights = call.weight[k * channels + first..][..width].chunks(S::LANES);
+                let operands = input(token + k).chunks(S::LANES).zip(weights);
+                for (sum, (x, weight)) in sums.iter_mut().zip(operands) {
+                    *sum = simd.mul_add(simd.load_some(x), simd.load_some(weight), *sum);
+                }
+            }
+            for (y, sum) in y.chunks_mut(S::LANES).zip(sums.iter()) {
+                simd.store_some(y, simd.silu(*sum));
             }
         }
 

@@ -8,13 +8,13 @@ use crate::{
 /// An elementary function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
-    /// `2^x` for x below 128, to within 3 units in the last place; 0 below 2^-126.
+    /// `2^x` for x up to 127, to within 3 units in the last place; 2^-126 for smaller ones.
     Exp2,
-    /// `e^x`, to within 2 units in the last place; 0 where that is below the smallest normal number.
+    /// `e^x` for x in -87 … 88, to within 2 units in the last place; beyond, that of the nearer end.
     Exp,
-    /// `x / (1 + e^-x)`, to within 5 units in the last place.
+    /// `x / (1 + e^-x)`, to within 5 units in the last place for x above -88; beyond, to within 1e-36.
     Silu,
-    /// `log(1 + e^x)`, to within 5 units in the last place.
+    /// `log(1 + e^x)`, to within 5 units in the last place for x above -87; beyond, to within 2e-38.
     Softplus,
 }
 

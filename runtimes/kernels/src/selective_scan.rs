@@ -18,9 +18,12 @@ use crate::{
     readout::{Layout, Readout, Readouts},
     simd::{Functions, Simd, Work},
 };
+use std::ops::Range;
 
 /// Channels of a block: some cache lines of every token, and states that fit the first cache.
 const BLOCK: usize = 64;
+/// Tokens whose Δ is computed together.
+const CHUNK: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct SelectiveScan {
@@ -134,24 +137,64 @@ struct Block<'a> {
     present: Parts<'a>,
 }
 
-/// The states of one recurrence while it runs, and its decay rates: `[vectors, N]` each.
+/// One recurrence of a block while it runs: states and decay rates, `[vectors, N]` each.
 struct Running<'a, F> {
     of: Recurrence<'a>,
-    h: Vec<F>,
-    /// In powers of two.
-    a: Vec<F>,
+    h: Vec<[F; 2]>,
 }
 
-impl<'a> Block<'a> {
+/// What a chunk of tokens needs besides, `[tokens, vectors]` each.
+struct Chunk<F> {
+    delta: Vec<F>,
+    driven: Vec<F>,
+    /// The sum over the states so far.
+    read: Vec<F>,
+}
+
+/// Where a block's numbers lie.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,
+    first: usize,
+    width: usize,
+    time: usize,
+    channels: usize,
+    states: usize,
+}
+
+impl Place {
+    /// A token's place in `[B, T]`.
+    #[inline(always)]
+    fn position(&self, token: usize) -> usize {
+        self.row * self.time + token
+    }
+
+    /// The block's numbers of a token in `[B, T, D]`.
+    #[inline(always)]
+    fn channels_of<'a>(&self, numbers: &'a [f32], token: usize) -> &'a [f32] {
+        &numbers[self.position(token) * self.channels + self.first..][..self.width]
+    }
+
+    /// The numbers of a token in `[B, T, N]`.
+    #[inline(always)]
+    fn states_of<'a>(&self, numbers: &'a [f32], token: usize) -> &'a [f32] {
+        &numbers[self.position(token) * self.states..][..self.states]
+    }
+
+    /// The block's numbers in `[D]`.
+    #[inline(always)]
+    fn channels_in<'a>(&self, numbers: &'a [f32]) -> &'a [f32] {
+        &numbers[self.first..][..self.width]
+    }
+
     /// Numbers `[width, N]` as vectors `[vectors, N]`.
     #[inline(always)]
     fn turned<S: Simd>(&self, simd: S, numbers: &[f32], factor: f32) -> Vec<S::F> {
-        let states = self.call.states;
-        let mut vectors = Vec::with_capacity(numbers.len().div_ceil(S::LANES));
-        for channels in numbers.chunks(S::LANES * states) {
-            for n in 0..states {
+        let mut vectors = Vec::with_capacity(self.width.div_ceil(S::LANES) * self.states);
+        for channels in numbers.chunks(S::LANES * self.states) {
+            for n in 0..self.states {
                 let mut column = [0.0; BLOCK];
-                for (lane, number) in column.iter_mut().zip(channels[n..].iter().step_by(states)) {
+                for (lane, number) in column.iter_mut().zip(channels[n..].iter().step_by(self.states)) {
                     *lane = *number * factor;
                 }
                 vectors.push(simd.load(&column));
@@ -161,44 +204,53 @@ impl<'a> Block<'a> {
     }
 
     #[inline(always)]
-    fn start<S: Simd>(&self, simd: S, of: Recurrence<'a>, width: usize) -> Running<'a, S::F> {
-        let Call { channels, states, .. } = *self.call;
-        let h = self.turned(simd, &of.state[(self.row * channels + self.first) * states..][..width * states], 1.0);
-        let a = self.turned(simd, &of.a[self.first * states..][..width * states], std::f32::consts::LOG2_E);
-        Running { of, h, a }
+    fn start<'a, S: Simd>(&self, simd: S, of: Recurrence<'a>) -> Running<'a, S::F> {
+        let (first, size) = (self.first * self.states, self.width * self.states);
+        let h = self.turned(simd, &of.state[self.row * self.channels * self.states + first..][..size], 1.0);
+        let a = self.turned(simd, &of.a[first..][..size], std::f32::consts::LOG2_E);
+        Running { of, h: h.into_iter().zip(a).map(|(h, a)| [h, a]).collect() }
     }
 }
 
 impl<F: Copy> Running<'_, F> {
-    /// One token of one vector of channels, read out with `readout`. `at` is where its numbers lie in `[B, T, D]`.
+    /// Runs over some tokens, and adds to `read` what is read of the states with each token's vector.
+    ///
+    /// Δ is computed for all of them first: one after the other, its long chains of operations would not overlap.
     #[inline(always)]
-    fn turn<S: Simd<F = F>>(&mut self, simd: S, place: &Place, b: &[f32], readout: &[f32]) -> (F, F) {
-        let states = readout.len();
-        let Place { vector, at, end, channel, channel_end } = *place;
-        let u = simd.load_some(&self.of.u[at..end]);
-        let bias = simd.load_some(&self.of.bias[channel..channel_end]);
-        let delta = simd.softplus(simd.add(simd.load_some(&self.of.delta[at..end]), bias));
-        let driven = simd.mul(delta, u);
-        let h = &mut self.h[vector * states..][..states];
-        let a = &self.a[vector * states..][..states];
-        let mut y = simd.splat(0.0);
-        for (((h, a), b), readout) in h.iter_mut().zip(a).zip(b).zip(readout) {
-            let input = simd.mul(driven, simd.splat(*b));
-            *h = simd.mul_add(simd.exp2(simd.mul(delta, *a)), *h, input);
-            y = simd.mul_add(*h, simd.splat(*readout), y);
+    fn run<'r, S: Simd<F = F>>(
+        &mut self,
+        simd: S,
+        place: &Place,
+        tokens: Range<usize>,
+        chunk: &mut Chunk<F>,
+        readout: impl Fn(usize) -> &'r [f32],
+    ) {
+        let bias = place.channels_in(self.of.bias);
+        let vectors = place.width.div_ceil(S::LANES);
+        for ((token, delta), driven) in
+            tokens.clone().zip(chunk.delta.chunks_exact_mut(vectors)).zip(chunk.driven.chunks_exact_mut(vectors))
+        {
+            let operands = place.channels_of(self.of.delta, token).chunks(S::LANES);
+            let operands =
+                operands.zip(bias.chunks(S::LANES)).zip(place.channels_of(self.of.u, token).chunks(S::LANES));
+            for (((x, bias), u), (delta, driven)) in operands.zip(delta.iter_mut().zip(driven)) {
+                *delta = simd.softplus(simd.add(simd.load_some(x), simd.load_some(bias)));
+                *driven = simd.mul(*delta, simd.load_some(u));
+            }
         }
-        (y, u)
+        let steps = chunk.delta.chunks_exact(vectors).zip(chunk.driven.chunks_exact(vectors));
+        for (token, ((delta, driven), read)) in tokens.zip(steps.zip(chunk.read.chunks_exact_mut(vectors))) {
+            let (b, readout) = (place.states_of(self.of.b, token), readout(token));
+            let running = self.h.chunks_exact_mut(place.states);
+            for ((h, read), (delta, driven)) in running.zip(read).zip(delta.iter().zip(driven)) {
+                for (([h, a], b), readout) in h.iter_mut().zip(b).zip(readout) {
+                    let input = simd.mul(*driven, simd.splat(*b));
+                    *h = simd.mul_add(simd.exp2(simd.mul(*delta, *a)), *h, input);
+                    *read = simd.mul_add(*h, simd.splat(*readout), *read);
+                }
+            }
+        }
     }
-}
-
-/// Where a vector of channels lies: which of the block it is, and its numbers in `[B, T, D]` and `[D]`.
-#[derive(Clone, Copy)]
-struct Place {
-    vector: usize,
-    at: usize,
-    end: usize,
-    channel: usize,
-    channel_end: usize,
 }
 
 impl Work for Block<'_> {
@@ -207,62 +259,64 @@ impl Work for Block<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { call, row, first, .. } = self;
-        let (channels, states) = (call.channels, call.states);
-        let width = BLOCK.min(channels - first);
+        let Call { time, channels, states, .. } = *call;
+        let place = Place { row, first, width: BLOCK.min(channels - first), time, channels, states };
         let length = call.lengths.of(row);
-        let mut own = self.start(simd, call.own, width);
+        let mut own = place.start(simd, call.own);
         let mut neighbours = Vec::with_capacity(call.neighbours.len());
         for neighbour in &call.neighbours {
-            neighbours.push(self.start(simd, *neighbour, width));
+            neighbours.push(place.start(simd, *neighbour));
         }
+        let vectors = place.width.div_ceil(S::LANES);
+        let zeros = || vec![simd.splat(0.0); CHUNK * vectors];
+        let mut chunk = Chunk { delta: zeros(), driven: zeros(), read: zeros() };
+        let mut dense = zeros();
 
-        for token in 0..call.time {
-            let position = row * call.time + token;
-            let start = position * channels + first;
-            // SAFETY: each task writes its own channels of its own row, a token at a time.
-            let y = unsafe { self.y.part(start, width) };
-            if token >= length {
-                y.fill(0.0);
-                continue;
-            }
-            let of_token = |numbers: &'_ [f32]| -> std::ops::Range<usize> {
-                let at = position * states;
-                at..(at + states).min(numbers.len())
-            };
-            for (vector, y) in y.chunks_mut(S::LANES).enumerate() {
-                let shift = vector * S::LANES;
-                let place = Place {
-                    vector,
-                    at: start + shift,
-                    end: start + width,
-                    channel: first + shift,
-                    channel_end: first + width,
-                };
-                let c = call.readout.c;
-                let (mut sum, u) = own.turn(simd, &place, &own.of.b[of_token(own.of.b)], &c[of_token(c)]);
-                if !neighbours.is_empty() {
-                    let mut dense = simd.splat(0.0);
-                    for (i, neighbour) in neighbours.iter_mut().enumerate() {
-                        let b = &neighbour.of.b[of_token(neighbour.of.b)];
-                        let (read, _) = neighbour.turn(simd, &place, b, self.readouts.of(i, position));
-                        dense = simd.add(dense, read);
-                    }
-                    sum = match call.channel_gate {
-                        None => simd.add(sum, dense),
-                        Some(gate) => simd.mul_add(simd.silu(simd.load_some(&gate[place.at..place.end])), dense, sum),
-                    };
+        for start in (0..length).step_by(CHUNK) {
+            let tokens = start..length.min(start + CHUNK);
+            chunk.read.fill(simd.splat(0.0));
+            if !neighbours.is_empty() {
+                for (i, neighbour) in neighbours.iter_mut().enumerate() {
+                    let readout = |token: usize| self.readouts.of(i, place.position(token));
+                    neighbour.run(simd, &place, tokens.clone(), &mut chunk, readout);
                 }
-                let sum = simd.mul_add(simd.load_some(&call.skip[place.channel..place.channel_end]), u, sum);
-                simd.store_some(y, simd.mul(sum, simd.silu(simd.load_some(&call.z[place.at..place.end]))));
+                std::mem::swap(&mut dense, &mut chunk.read);
+                chunk.read.fill(simd.splat(0.0));
+                for (token, dense) in tokens.clone().zip(dense.chunks_exact_mut(vectors)) {
+                    let Some(gate) = call.channel_gate else { break };
+                    for (dense, gate) in dense.iter_mut().zip(place.channels_of(gate, token).chunks(S::LANES)) {
+                        *dense = simd.mul(simd.silu(simd.load_some(gate)), *dense);
+                    }
+                }
             }
+            own.run(simd, &place, tokens.clone(), &mut chunk, |token| place.states_of(call.readout.c, token));
+
+            let sums = chunk.read.chunks_exact(vectors).zip(dense.chunks_exact(vectors));
+            for (token, (read, dense)) in tokens.zip(sums) {
+                // SAFETY: each task writes its own channels of its own row, a token at a time.
+                let y = unsafe { self.y.part(place.position(token) * channels + first, place.width) };
+                let skips = place.channels_in(call.skip).chunks(S::LANES);
+                let operands = skips.zip(place.channels_of(call.own.u, token).chunks(S::LANES));
+                let operands = operands.zip(place.channels_of(call.z, token).chunks(S::LANES));
+                for ((y, ((skip, u), z)), (read, dense)) in
+                    y.chunks_mut(S::LANES).zip(operands).zip(read.iter().zip(dense))
+                {
+                    let sum = simd.mul_add(simd.load_some(skip), simd.load_some(u), simd.add(*read, *dense));
+                    simd.store_some(y, simd.mul(sum, simd.silu(simd.load_some(z))));
+                }
+            }
+        }
+        for token in length..time {
+            // SAFETY: each task writes its own channels of its own row, a token at a time.
+            unsafe { self.y.part(place.position(token) * channels + first, place.width) }.fill(0.0);
         }
 
         // SAFETY: each task writes its own channels of its own row, once.
-        let present = unsafe { self.present.part((row * channels + first) * states, width * states) };
+        let present = unsafe { self.present.part((row * channels + first) * states, place.width * states) };
         for (group, vectors) in present.chunks_mut(S::LANES * states).zip(own.h.chunks(states)) {
             for (n, vector) in vectors.iter().enumerate() {
                 let mut column = [0.0; BLOCK];
-                simd.store(&mut column, *vector);
+                simd.store(&mut column, vector[0]);
                 for (number, lane) in group[n..].iter_mut().step_by(states).zip(&column) {
                     *number = *lane;
                 }

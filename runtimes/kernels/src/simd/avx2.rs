@@ -96,23 +96,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn round(self, a: __m256) -> __m256 {
-        intrinsic!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
-    }
-
-    #[inline(always)]
-    fn scale(self, x: __m256, k: __m256) -> __m256 {
-        // Half of it at a time: 2^128 has no exponent of its own, 2^64 has.
+    fn shift(self, x: __m256, bits: __m256) -> __m256 {
         intrinsic!({
-            let k = _mm256_max_ps(_mm256_min_ps(k, _mm256_set1_ps(254.0)), _mm256_set1_ps(-254.0));
-            let normal = _mm256_cmp_ps::<_CMP_GE_OQ>(k, _mm256_set1_ps(-126.0));
-            let k = _mm256_cvtps_epi32(k);
-            let half = _mm256_srai_epi32::<1>(k);
-            let bias = _mm256_set1_epi32(127);
-            let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
-            let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(k, half), bias));
-            let scaled = _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high));
-            _mm256_and_ps(scaled, normal)
+            let k = _mm256_slli_epi32::<23>(_mm256_castps_si256(bits));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), k))
         })
     }
 

@@ -96,16 +96,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        intrinsic!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
-    }
-
-    #[inline(always)]
-    fn scale(self, x: __m512, k: __m512) -> __m512 {
-        // Numbers too small to be normal become 0, as on the other levels: arithmetic on them is slow.
+    fn shift(self, x: __m512, bits: __m512) -> __m512 {
         intrinsic!({
-            let normal = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(k, _mm512_set1_ps(-126.0));
-            _mm512_maskz_scalef_ps(normal, x, k)
+            let k = _mm512_slli_epi32::<23>(_mm512_castps_si512(bits));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), k))
         })
     }
 

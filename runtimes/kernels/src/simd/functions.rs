@@ -5,6 +5,8 @@ use super::Simd;
 /// `ln 2` in two parts, of which the first times any exponent is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// Added to a number below 2^22 it rounds that to an integer, which then lies in the lowest bits.
+const INTEGER: f32 = 12_582_912.0;
 /// `(e^r - 1 - r) / r²` for |r| ≤ ½ ln 2, to 3e-9 of e^r.
 const EXP: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_888, 0.001_395_048_8];
 /// `2^f` for |f| ≤ ½, to 8e-8.
@@ -14,32 +16,36 @@ const ATANH: [f32; 5] = [0.333_333_37, 0.199_994_39, 0.143_084_42, 0.107_138_276
 
 /// Elementary functions on any level's vectors.
 pub(crate) trait Functions: Simd {
-    /// `2^x` for x below 128, to within 3 units in the last place; 0 below 2^-126 and for what is not a number.
+    /// `2^x` for x up to 127, to within 3 units in the last place; 2^-126 below that.
     #[inline(always)]
     fn exp2(self, x: Self::F) -> Self::F {
-        let k = self.round(x);
-        self.scale(self.polynomial(self.sub(x, k), &EXP2), k)
+        let x = self.max(x, self.splat(-126.0));
+        let bits = self.add(x, self.splat(INTEGER));
+        let f = self.sub(x, self.sub(bits, self.splat(INTEGER)));
+        self.shift(self.polynomial(f, &EXP2), bits)
     }
 
-    /// `e^x`, to within 2 units in the last place; 0 below the smallest normal number, infinite beyond the largest.
+    /// `e^x` for x in -87 … 88, to within 2 units in the last place; beyond, that of the nearer end.
     #[inline(always)]
     fn exp(self, x: Self::F) -> Self::F {
-        let bounded = self.min(self.max(x, self.splat(-105.0)), self.splat(89.5));
-        let k = self.round(self.mul(bounded, self.splat(LOG2_E)));
+        let bounded = self.min(self.max(x, self.splat(-87.0)), self.splat(88.0));
+        let bits = self.mul_add(bounded, self.splat(LOG2_E), self.splat(INTEGER));
+        let k = self.sub(bits, self.splat(INTEGER));
         let r = self.mul_add(k, self.splat(-LN_2[0]), bounded);
         let r = self.mul_add(k, self.splat(-LN_2[1]), r);
         let e = self.mul_add(self.mul(r, r), self.polynomial(r, &EXP), r);
-        self.keep_nan(self.scale(self.add(e, self.splat(1.0)), k), x)
+        self.keep_nan(self.shift(self.add(e, self.splat(1.0)), bits), x)
     }
 
-    /// `x / (1 + e^-x)`, to within 5 units in the last place where e^-x is finite; beyond, to within 1e-36.
+    /// `x / (1 + e^-x)`, to within 5 units in the last place for x above -88; beyond, to within 1e-36.
     #[inline(always)]
     fn silu(self, x: Self::F) -> Self::F {
         let e = self.exp(self.sub(self.splat(0.0), x));
         self.div(x, self.add(self.splat(1.0), e))
     }
 
-    /// `log(1 + e^x) = max(x, 0) + 2 atanh(e / (2 + e))`, e = e^-|x|, to within 5 units in the last place.
+    /// `log(1 + e^x) = max(x, 0) + 2 atanh(e / (2 + e))`, e = e^-|x|, to within 5 units in the last place
+    /// for x above -87; beyond, to within 2e-38.
     #[inline(always)]
     fn softplus(self, x: Self::F) -> Self::F {
         let e = self.exp(self.sub(self.splat(0.0), self.abs(x)));

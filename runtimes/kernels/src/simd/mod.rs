@@ -42,10 +42,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The smaller one; `b` where `a` is not a number.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     fn abs(self, a: Self::F) -> Self::F;
-    /// The nearest integer, ties to even.
-    fn round(self, a: Self::F) -> Self::F;
-    /// `2^k x` for x in ½ … 2 and an integer k; below the smallest normal number 0, beyond the largest infinity.
-    fn scale(self, x: Self::F, k: Self::F) -> Self::F;
+    /// `2^k x`, the lowest bits of `bits` being the integer k; the exponent of what comes out must fit.
+    fn shift(self, x: Self::F, bits: Self::F) -> Self::F;
     /// `x` where `y` is a number, else `y`.
     fn keep_nan(self, x: Self::F, y: Self::F) -> Self::F;
     /// The sum of all lanes.

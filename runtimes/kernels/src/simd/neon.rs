@@ -86,23 +86,10 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn round(self, a: float32x4_t) -> float32x4_t {
-        intrinsic!(vrndnq_f32(a))
-    }
-
-    #[inline(always)]
-    fn scale(self, x: float32x4_t, k: float32x4_t) -> float32x4_t {
-        // Half of it at a time: 2^128 has no exponent of its own, 2^64 has.
+    fn shift(self, x: float32x4_t, bits: float32x4_t) -> float32x4_t {
         intrinsic!({
-            let k = vmaxq_f32(vminq_f32(k, vdupq_n_f32(254.0)), vdupq_n_f32(-254.0));
-            let normal = vcgeq_f32(k, vdupq_n_f32(-126.0));
-            let k = vcvtq_s32_f32(k);
-            let half = vshrq_n_s32::<1>(k);
-            let bias = vdupq_n_s32(127);
-            let low = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(half, bias)));
-            let high = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vsubq_s32(k, half), bias)));
-            let scaled = vmulq_f32(vmulq_f32(x, low), high);
-            vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(scaled), normal))
+            let k = vshlq_n_s32::<23>(vreinterpretq_s32_f32(bits));
+            vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), k))
         })
     }
 

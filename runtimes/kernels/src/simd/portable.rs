@@ -10,11 +10,6 @@ const LANES: usize = 4;
 type F = [f32; LANES];
 
 #[inline(always)]
-fn map(a: F, f: impl Fn(f32) -> f32) -> F {
-    a.map(f)
-}
-
-#[inline(always)]
 fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
     std::array::from_fn(|lane| f(a[lane], b[lane]))
 }
@@ -77,24 +72,12 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn abs(self, a: F) -> F {
-        map(a, f32::abs)
+        a.map(f32::abs)
     }
 
     #[inline(always)]
-    fn round(self, a: F) -> F {
-        // Adding and taking away 1.5 · 2^23 rounds what is small enough; the rest is an integer already.
-        const SHIFT: f32 = 12_582_912.0;
-        map(a, |a| if a.abs() < 4_194_304.0 { (a + SHIFT) - SHIFT } else { a })
-    }
-
-    #[inline(always)]
-    fn scale(self, x: F, k: F) -> F {
-        // Half of it at a time: 2^128 has no exponent of its own, 2^64 has.
-        zip(x, k, |x, k| {
-            let k = if k.is_nan() { return 0.0 } else { k.clamp(-254.0, 254.0) as i32 };
-            let power = |k: i32| f32::from_bits(((k + 127) as u32) << 23);
-            if k >= -126 { x * power(k / 2) * power(k - k / 2) } else { 0.0 }
-        })
+    fn shift(self, x: F, bits: F) -> F {
+        zip(x, bits, |x, bits| f32::from_bits(x.to_bits().wrapping_add(bits.to_bits() << 23)))
     }
 
     #[inline(always)]
