@@ -1,6 +1,6 @@
 //! One graph of a bundle as an optimised plan.
 
-use crate::{cast::cast, external, inline::inline, tensor::runtime};
+use crate::{cast::cast, external, inline::inline, kernels, tensor::runtime};
 use densessm_proto::{GraphKind, StateTensor, TensorEntry, onnx::ModelProto, states};
 use densessm_session::{Bundle, Error};
 use prost::Message;
@@ -45,7 +45,7 @@ impl Graph {
         let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
         let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
         let mut model = ModelProto::decode(&*bytes).map_err(|error| broken(format!("not an ONNX model: {error}")))?;
-        inline(&mut model).map_err(|error| broken(error.to_string()))?;
+        inline(&mut model, kernels::known).map_err(|error| broken(error.to_string()))?;
         let Some(graph) = &model.graph else { return Err(broken("the model holds no graph".to_owned())) };
         external::check(graph).map_err(broken)?;
 
@@ -96,6 +96,7 @@ fn slots<'a>(
 pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
     let mut onnx = tract_onnx::onnx();
     onnx.op_register.insert("Cast", cast);
+    kernels::register(&mut onnx);
     let model = pb::ModelProto::decode(&*model.encode_to_vec())?;
     let dir = dir.to_str().ok_or_else(|| TractError::msg("tract takes only folders whose names are UTF-8"))?;
     let ParseResult { model, unresolved_inputs, .. } = onnx.parse(&model, Some(dir))?;

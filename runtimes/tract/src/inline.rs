@@ -88,12 +88,13 @@ type Key = (String, String, String);
 /// The names of a body, each with the name it has in the model; empty for an operand left out.
 type Names = HashMap<String, String>;
 
-/// Replaces every call of a local function, in the graph and in its sub-graphs, and removes the functions.
-pub(crate) fn inline(model: &mut ModelProto) -> Result<(), InlineError> {
+/// Replaces every call of a local function, in the graph and in its sub-graphs, and removes the functions. Calls of
+/// what is `known_elsewhere`, by domain and name, stay as they are.
+pub(crate) fn inline(model: &mut ModelProto, known_elsewhere: impl Fn(&str, &str) -> bool) -> Result<(), InlineError> {
     let functions = std::mem::take(&mut model.functions);
     let opset = default_opset(&model.opset_import);
     let mut known = HashMap::new();
-    for function in &functions {
+    for function in functions.iter().filter(|f| !known_elsewhere(&domain(&f.domain), &f.name)) {
         let key = (domain(&function.domain), function.name.clone(), function.overload.clone());
         let identity = identity(&key);
         if let (Some(expected), Some(got)) = (opset, default_opset(&function.opset_import))

@@ -4,7 +4,7 @@
 //! weights are packed once and any size runs; states are tract's own tensors, handed from call to call.
 //!
 //! What tract lacks is made up for before it sees a graph: local functions are replaced by their bodies
-//! (`inline`), casts keep their 64 bits (`cast`), and weights may only lie beside the graph (`external`).
+//! (`inline`) or, where there is one, by a kernel (`kernels`); casts keep their 64 bits (`cast`), and weights may only lie beside the graph (`external`).
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod cast;
 mod external;
 mod graph;
 mod inline;
+mod kernels;
 mod model;
 mod states;
 mod tensor;
