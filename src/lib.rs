@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod inspect;
+pub mod report;
 pub mod runtime;
 
 pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
