@@ -30,5 +30,5 @@ pub use densessm_generate::{
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
-    Bundle, Device, HostTensor, LoadOptions, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values,
+    Bundle, Device, HostTensor, LoadOptions, Logits, Model, Product, RuntimeInfo, Snapshot, States, TokenBatch, Values,
 };

@@ -1,6 +1,7 @@
 //! Choosing the runtime a bundle is loaded on.
 
-use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model};
+use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model, Product, RuntimeInfo};
+use std::{num::NonZero, thread, time::Duration};
 
 /// Which runtime to load a bundle on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,11 @@ impl Choice {
         }
     }
 
+    /// The runtime that a model runs on.
+    pub fn of(info: &RuntimeInfo) -> Self {
+        if info.runtime == Self::Tract.name() { Self::Tract } else { Self::Ort }
+    }
+
     /// Whether this runtime can be used here on a device; of [`Choice::Auto`], whether any can.
     pub fn availability(self, device: Device) -> Availability {
         match self {
@@ -36,6 +42,41 @@ impl Choice {
                 usable => usable,
             },
         }
+    }
+}
+
+/// Threads that one operator of a runtime runs on, if the number was left open.
+///
+/// ONNX Runtime then takes the processor's cores (here: what the system gives this process), tract the calling thread.
+pub fn threads(choice: Choice) -> usize {
+    match choice {
+        Choice::Tract => 1,
+        Choice::Ort | Choice::Auto => thread::available_parallelism().map_or(1, NonZero::get),
+    }
+}
+
+/// Runs a matrix product on a runtime again and again for half a second, and returns the time of the quickest run.
+///
+/// On a card, input and output stay in its memory, so that a product of one row shows how fast the card reads weights.
+///
+/// # Errors
+/// When the runtime or the device cannot be used here, or has no room for the product.
+pub fn time_product(
+    product: Product,
+    choice: Choice,
+    device: Device,
+    threads: Option<usize>,
+) -> Result<Duration, Error> {
+    let budget = Duration::from_millis(500);
+    let ort = match choice {
+        Choice::Ort => true,
+        Choice::Tract => false,
+        Choice::Auto => device != Device::Cpu || matches!(densessm_ort::availability(device), Availability::Usable(_)),
+    };
+    match densessm_tract::availability(device) {
+        _ if ort => densessm_ort::time_product(product, device, threads, budget),
+        Availability::Usable(_) => densessm_tract::time_product(product, threads, budget),
+        Availability::Unusable(problem) => Err(Error::Unusable { what: device.to_string(), problem }),
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod library;
 mod model;
+mod roofline;
 mod session;
 mod states;
 mod weights;
 
 pub use library::library;
+pub use roofline::time_product;
 pub use session::{availability, load};

@@ -14,8 +14,11 @@ mod graph;
 mod inline;
 mod kernels;
 mod model;
+mod roofline;
 mod states;
 mod tensor;
+
+pub use roofline::time_product;
 
 use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model};
 

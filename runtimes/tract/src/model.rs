@@ -117,7 +117,7 @@ fn unexpected(kind: GraphKind, what: &str) -> Error {
 }
 
 /// Threads of one operator; tract's default executor if none is asked for.
-fn executor(threads: Option<usize>) -> Result<Option<Executor>, Error> {
+pub(crate) fn executor(threads: Option<usize>) -> Result<Option<Executor>, Error> {
     match threads {
         None => Ok(None),
         Some(0) => {
