@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Run one graph of a bundle on the tensors of a safetensors file.
     Run(Run),
+    /// Measure how fast a bundle runs here, beside what the machine allows.
+    Bench(Bench),
     /// Show what a bundle or an ONNX file holds, and what a token costs.
     Inspect(Inspect),
     /// Make a checkpoint with random weights, for benchmarks and tests.
@@ -126,6 +128,30 @@ pub(crate) struct Run {
     pub(crate) outputs: PathBuf,
     #[command(flatten)]
     pub(crate) on: On,
+}
+
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// The bundle.
+    #[arg(long)]
+    pub(crate) bundle: PathBuf,
+    /// Lengths of the prompts to read, in tokens.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128,512", value_parser = count(1 << 30))]
+    pub(crate) prompt_tokens: Vec<usize>,
+    /// Tokens to decode after each prompt.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = count(1 << 30))]
+    pub(crate) new_tokens: usize,
+    /// Numbers of sequences to run side by side.
+    #[arg(long, value_name = "B,…", value_delimiter = ',', default_value = "1", value_parser = count(1 << 16))]
+    pub(crate) batch: Vec<usize>,
+    #[command(flatten)]
+    pub(crate) on: On,
+    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]
@@ -258,6 +284,11 @@ words!(DeviceName => Device {
     /// An NVIDIA card through TensorRT.
     Tensorrt => Device::TensorRt,
 });
+
+/// A number from 1 up to one whose work can still be asked for without running out of memory at once.
+fn count(most: u64) -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..=most)
+}
 
 fn preset(name: &str) -> Result<Preset, String> {
     Preset::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {

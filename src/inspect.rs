@@ -9,6 +9,7 @@ use densessm_proto::{
 };
 use densessm_session::{Bundle, Error};
 use prost::Message;
+use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
@@ -38,10 +39,12 @@ pub struct GraphReport {
 }
 
 /// What one token of one sequence costs in the recurrent graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TokenCost {
     /// Floating-point operations in matrix products with weights.
     pub projection_flops: u64,
+    /// Those of them that the output head takes, which a prompt's tokens but the last may do without.
+    pub head_flops: u64,
     /// Floating-point operations in the recurrence: states' update and read-out, an exponential counted as one.
     pub recurrence_flops: u64,
     /// Bytes of weights read; of the embedding, one row, unless it is the output head too.
@@ -103,6 +106,7 @@ pub fn token_cost(bundle: &Bundle) -> Result<TokenCost, Error> {
     let all: u64 = report.weights.values().map(|(_, bytes)| bytes).sum();
     Ok(TokenCost {
         projection_flops: report.projection_flops,
+        head_flops: 2 * (manifest.architecture.hidden_size() * manifest.architecture.vocab_size()) as u64,
         recurrence_flops: recurrence_flops(&manifest.architecture),
         weight_bytes: all - unread_embedding_bytes(manifest),
         state_bytes: 2 * manifest.state_bytes_per_sequence,

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod inspect;
 pub mod report;
 pub mod runtime;

@@ -11,6 +11,12 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+/// Columns of the terminal that stdout is; without end if it is none.
+pub(crate) fn width() -> usize {
+    let columns = console::Term::stdout().size_checked().map(|(_, columns)| columns);
+    columns.map_or(usize::MAX, usize::from)
+}
+
 /// A bar over bytes on stderr, if that is a terminal and the work takes over a second.
 pub(crate) fn byte_bar(what: &'static str) -> ProgressBar {
     bar(what, "{msg} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}")

@@ -18,7 +18,7 @@ pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
         let cost = inspect::token_cost(&bundle)?;
         if arguments.json {
             let graphs: Vec<Value> = graphs.iter().map(graph_json).collect();
-            say!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost_json(cost) }));
+            say!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost }));
             return Ok(());
         }
         print_manifest(&arguments.path, bundle.manifest())?;
@@ -96,12 +96,5 @@ fn graph_json(graph: &GraphReport) -> Value {
         "path": graph.path, "file_bytes": graph.file_bytes, "operator_sets": graph.operator_sets,
         "operators": graph.operators, "functions": functions, "inputs": graph.inputs, "outputs": graph.outputs,
         "weights": weights, "projection_flops": graph.projection_flops,
-    })
-}
-
-fn cost_json(cost: TokenCost) -> Value {
-    json!({
-        "projection_flops": cost.projection_flops, "recurrence_flops": cost.recurrence_flops,
-        "weight_bytes": cost.weight_bytes, "state_bytes": cost.state_bytes,
     })
 }

@@ -15,7 +15,7 @@ pub(crate) fn densessm() -> Command {
 }
 
 /// Runs a command that must succeed and returns what it printed.
-fn printed(command: &mut Command) -> String {
+pub(crate) fn printed(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{command:?}: {errors}");
@@ -39,7 +39,7 @@ pub(crate) fn export(model: &Path, out: &Path) -> Command {
 }
 
 /// A bundle of a model in a folder of its own.
-fn bundle(model: &Path) -> (TempDir, PathBuf) {
+pub(crate) fn bundle(model: &Path) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     printed(&mut export(model, &out));

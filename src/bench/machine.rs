@@ -1,0 +1,43 @@
+//! The machine, as far as it says what it is.
+
+use serde::Serialize;
+use std::{env::consts, fs, num::NonZero, thread};
+
+/// What a measurement ran on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Operating system and instruction set.
+    pub system: String,
+    /// Model of the processor, where the system says it.
+    pub cpu: Option<String>,
+    /// Processors that this process may use.
+    pub cores: usize,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn here() -> Self {
+        let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+            model.map(|(_, name)| name.trim().to_owned())
+        });
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self { system: format!("{} {}", consts::OS, consts::ARCH), cpu, cores }
+    }
+}
+
+/// The most memory that this process ever had resident, in bytes, where the system says it.
+pub(super) fn peak_resident_bytes() -> Option<u64> {
+    kilobytes("/proc/self/status", "VmHWM:")
+}
+
+/// Memory that could still be taken, in bytes, where the system says it.
+pub(super) fn available_bytes() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
+fn kilobytes(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|count| count * 1024)
+}

@@ -1,0 +1,262 @@
+//! Driving a model as `generate` drives it, with a clock.
+
+use super::{AtPosition, Bench, Decode, Machine, Plan, Prefill, Roofline, Run, machine, median};
+use crate::{inspect, runtime};
+use densessm_generate::PREFILL_CHUNK;
+use densessm_proto::{Architecture, GraphKind};
+use densessm_session::{Error, Logits, Model, Snapshot, States, TokenBatch};
+use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
+use std::{
+    hint::black_box,
+    iter,
+    ops::{ControlFlow, RangeInclusive},
+    slice,
+    time::{Duration, Instant},
+};
+
+/// Seed of the tokens.
+const SEED: u64 = 0;
+/// Prompts are read so often, after one reading to warm up …
+const PREFILLS: RangeInclusive<usize> = 2..=5;
+/// … unless that takes longer than this; then as few times as the range allows.
+const PREFILL_TIME: Duration = Duration::from_secs(6);
+
+/// The lengths of the calls in which a prompt of so many tokens is fed: as `generate` feeds it.
+pub(super) fn pieces(tokens: usize, parallel: bool) -> impl Iterator<Item = usize> {
+    let most = if parallel { PREFILL_CHUNK } else { 1 };
+    (0..tokens.div_ceil(most)).map(move |call| most.min(tokens - call * most))
+}
+
+/// A model being measured.
+struct Bencher<'a> {
+    model: &'a mut dyn Model,
+    tokens: ChaCha8Rng,
+    parallel: bool,
+    recurrent: bool,
+    /// Parts of the work done, of how many; asked before each call whether to go on.
+    watch: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    done: usize,
+    total: usize,
+}
+
+/// Measures a model: each prompt length with each batch, then decoding at positions, then the machine.
+///
+/// `watch` is called before each call of the model with how many parts of the work are done, of how many. If it breaks,
+/// what was measured until then is returned, and says that it is not complete. A part that was begun is dropped.
+///
+/// # Errors
+/// When the model or the roofline's own models fail.
+pub fn measure(
+    model: &mut dyn Model,
+    plan: &Plan,
+    load: Duration,
+    watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Bench, Error> {
+    let bundle = model.bundle().clone();
+    let info = model.info().clone();
+    let choice = runtime::Choice::of(&info);
+    let now = jiff::Timestamp::now();
+    let mut bench = Bench {
+        version: env!("CARGO_PKG_VERSION"),
+        date: format!("{now:.0}"),
+        machine: Machine::here(),
+        runtime: info.runtime,
+        runtime_version: info.version.clone(),
+        device: info.device.to_string(),
+        threads: plan.threads.unwrap_or_else(|| runtime::threads(choice)),
+        bundle: bundle.dir().to_owned(),
+        model: words(bundle.architecture()),
+        token: inspect::token_cost(&bundle)?,
+        load_seconds: load.as_secs_f64(),
+        roofline: None,
+        runs: Vec::new(),
+        positions: Vec::new(),
+        peak_resident_bytes: None,
+        complete: false,
+    };
+    let has = |kind: GraphKind| bundle.manifest().graph(kind).is_some();
+    let mut bencher = Bencher {
+        model,
+        tokens: ChaCha8Rng::seed_from_u64(SEED),
+        parallel: has(GraphKind::Parallel),
+        recurrent: has(GraphKind::Recurrent),
+        watch,
+        done: 0,
+        total: 2 * plan.prompt_tokens.len() * plan.batches.len() + usize::from(!plan.positions.is_empty()) + 1,
+    };
+    let all = bencher.all(plan, &mut bench)?;
+    bench.peak_resident_bytes = machine::peak_resident_bytes();
+    if all.is_some() && bencher.goes_on() {
+        bench.bind(Roofline::measure(&info, plan.threads)?, bundle.manifest());
+        bench.complete = true;
+    }
+    Ok(bench)
+}
+
+/// A model's family and sizes.
+fn words(architecture: &Architecture) -> String {
+    let (family, dense) = match architecture {
+        Architecture::DenseMamba(a) if a.dense_block_layers == 0 => ("Mamba", 0),
+        Architecture::DenseMamba(a) => ("DenseMamba", a.dense_block_layers),
+        Architecture::DenseRetNet(a) => ("DenseRetNet", a.dense_block_layers),
+    };
+    let sizes = format!("{} layers of {}", architecture.num_hidden_layers(), architecture.hidden_size());
+    let dense = if dense == 0 { String::new() } else { format!(", m = {dense}") };
+    format!("{family}, {sizes}{dense}, {} tokens known", architecture.vocab_size())
+}
+
+impl Bencher<'_> {
+    fn goes_on(&mut self) -> bool {
+        (self.watch)(self.done, self.total).is_continue()
+    }
+
+    /// Everything but the roofline; nothing if it was stopped.
+    fn all(&mut self, plan: &Plan, bench: &mut Bench) -> Result<Option<()>, Error> {
+        for &prompt_tokens in &plan.prompt_tokens {
+            for &batch in &plan.batches {
+                let Some((prefill, mut states)) = self.prefill(prompt_tokens, batch)? else { return Ok(None) };
+                self.done += 1;
+                let Some(decode) = self.decode(slice::from_mut(&mut states), plan.new_tokens)? else { return Ok(None) };
+                self.done += 1;
+                let peak_resident_bytes = machine::peak_resident_bytes();
+                let decode = decode.into_iter().next().map(|seconds| Decode::of(&seconds, batch));
+                bench.runs.extend(decode.map(|decode| Run {
+                    prompt_tokens,
+                    batch,
+                    prefill,
+                    decode,
+                    peak_resident_bytes,
+                }));
+            }
+        }
+        if plan.positions.is_empty() {
+            return Ok(Some(()));
+        }
+        let batch = plan.batches[0];
+        let Some(mut states) = self.at(&plan.positions, batch)? else { return Ok(None) };
+        let Some(seconds) = self.decode(&mut states, plan.new_tokens)? else { return Ok(None) };
+        self.done += 1;
+        let decoded = seconds.iter().map(|seconds| Decode::of(seconds, batch));
+        let at = plan.positions.iter().zip(decoded);
+        bench.positions = at.map(|(&position, decode)| AtPosition { position, batch, decode }).collect();
+        Ok(Some(()))
+    }
+
+    fn prefill(&mut self, tokens: usize, batch: usize) -> Result<Option<(Prefill, States)>, Error> {
+        let begin = Instant::now();
+        let (mut seconds, mut first, mut last) = (Vec::new(), Vec::new(), None);
+        // The first reading warms up.
+        for reading in 0..=*PREFILLS.end() {
+            if reading > *PREFILLS.start() && begin.elapsed() > PREFILL_TIME {
+                break;
+            }
+            // Given back before the next ones are asked for.
+            drop(last.take());
+            let start = Instant::now();
+            let mut states = self.model.initial_states(batch)?;
+            let Some((fed, chosen)) = self.feed(tokens, &mut states, start)? else { return Ok(None) };
+            if reading > 0 {
+                seconds.push(fed.as_secs_f64());
+                first.push(chosen.as_secs_f64());
+            }
+            last = Some(states);
+        }
+        let (runs, seconds) = (seconds.len(), median(seconds));
+        let tokens_per_second = (tokens * batch) as f64 / seconds;
+        let prefill =
+            Prefill { runs, seconds, tokens_per_second, time_to_first_token_seconds: median(first), bound: None };
+        Ok(last.map(|states| (prefill, states)))
+    }
+
+    /// Feeds a prompt; how long that took, and how long it is since `start` now that each row has its first token.
+    fn feed(
+        &mut self,
+        tokens: usize,
+        states: &mut States,
+        start: Instant,
+    ) -> Result<Option<(Duration, Duration)>, Error> {
+        let mut fed = Duration::ZERO;
+        let mut calls = pieces(tokens, self.parallel).peekable();
+        while let Some(width) = calls.next() {
+            if !self.goes_on() {
+                return Ok(None);
+            }
+            let ids = self.draw(states.batch() * width);
+            let begin = Instant::now();
+            let rows = states.batch();
+            let logits = self.call(&ids, width, states)?;
+            fed += begin.elapsed();
+            if calls.peek().is_none() {
+                for row in 0..rows {
+                    black_box(likeliest(logits.last(row, width)));
+                }
+            }
+        }
+        Ok(Some((fed, start.elapsed())))
+    }
+
+    /// Decodes so many steps with each of some states in turn, after one to warm up; the seconds of each.
+    ///
+    /// In turn, so that whatever else the machine does falls on all of them alike.
+    fn decode(&mut self, states: &mut [States], steps: usize) -> Result<Option<Vec<Vec<f64>>>, Error> {
+        let mut seconds = vec![Vec::new(); states.len()];
+        for step in 0..=steps {
+            for (states, seconds) in states.iter_mut().zip(&mut seconds) {
+                if !self.goes_on() {
+                    return Ok(None);
+                }
+                let ids = self.draw(states.batch());
+                let begin = Instant::now();
+                self.call(&ids, 1, states)?;
+                if step > 0 {
+                    seconds.push(begin.elapsed().as_secs_f64());
+                }
+            }
+        }
+        Ok(Some(seconds))
+    }
+
+    /// States that have read one token and count as being at each of some positions.
+    fn at(&mut self, positions: &[usize], batch: usize) -> Result<Option<Vec<States>>, Error> {
+        let mut states = self.model.initial_states(batch)?;
+        if self.feed(1, &mut states, Instant::now())?.is_none() {
+            return Ok(None);
+        }
+        let (read, fingerprint) = (states.snapshot()?, self.model.bundle().fingerprint());
+        let place = |&position: &usize| {
+            let lengths = vec![position as i64; batch];
+            self.model.restore(&Snapshot::new(fingerprint.clone(), lengths, read.tensors().clone()))
+        };
+        positions.iter().map(place).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn call(&mut self, ids: &[i64], width: usize, states: &mut States) -> Result<Logits<'_>, Error> {
+        if width == 1 && self.recurrent {
+            return self.model.step(ids, states);
+        }
+        let lengths = vec![width; states.batch()];
+        self.model.prefill(&TokenBatch::new(ids, &lengths)?, states)
+    }
+
+    fn draw(&mut self, count: usize) -> Vec<i64> {
+        let known = self.model.bundle().architecture().vocab_size() as u64;
+        iter::repeat_with(|| (self.tokens.next_u64() % known) as i64).take(count).collect()
+    }
+}
+
+fn likeliest(scores: &[f32]) -> Option<usize> {
+    let best = scores.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map(|(token, _)| token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_fed_in_the_pieces_of_generate() {
+        assert_eq!(pieces(1100, true).collect::<Vec<_>>(), [512, 512, 76]);
+        assert_eq!(pieces(512, true).collect::<Vec<_>>(), [512]);
+        assert_eq!(pieces(3, false).collect::<Vec<_>>(), [1, 1, 1]);
+    }
+}

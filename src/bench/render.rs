@@ -1,0 +1,218 @@
+//! What was measured, as a report.
+
+use super::{Bench, Bound, Decode, Limit};
+use crate::report::{Axis, Cell, Chart, Error, Report, Section, Series, Table};
+
+const UNKNOWN: &str = "not known here";
+const SPEED: &str = "tokens/s";
+
+impl Bench {
+    /// The report: what it was measured on, a table and charts each of prompts and of decoding, and the roofline.
+    ///
+    /// # Errors
+    /// None that a bench can cause; [`Report::new`] has the rest.
+    pub fn report(&self) -> Result<Report, Error> {
+        let mut report = Report::new(format!("densessm bench of {}", self.bundle.display()), self)?;
+        report.fact("model", self.model.as_str());
+        report.fact("runtime", format!("{} {} on {}", self.runtime, self.runtime_version, self.device));
+        report.fact("threads", self.threads.to_string());
+        report.fact("machine", self.machine.system.as_str());
+        report.fact("processor", self.machine.cpu.as_deref().unwrap_or(UNKNOWN));
+        report.fact("cores", self.machine.cores.to_string());
+        report.fact("densessm", self.version);
+        report.fact("date", self.date.as_str());
+        report.fact("weights a token reads", megabytes(self.token.weight_bytes).to_string());
+        report.fact("loading", Cell::number(self.load_seconds, "s").to_string());
+        let peak = self.peak_resident_bytes.map(|bytes| megabytes(bytes).to_string());
+        report.fact("peak resident memory", peak.as_deref().unwrap_or(UNKNOWN));
+        if !self.complete {
+            report.fact("ended", "before everything was measured");
+        }
+        report.sections.extend([self.prompts(), self.decoding()]);
+        report.sections.extend((!self.positions.is_empty()).then(|| self.at_positions()));
+        report.sections.extend(self.machine_section());
+        Ok(report)
+    }
+
+    fn prompts(&self) -> Section {
+        let mut table =
+            Table::new(["prompt", "batch", "prefill", "roofline", "limit", "reached", "first token", "peak memory"]);
+        for run in &self.runs {
+            let prefill = &run.prefill;
+            let [roofline, limit, reached] = beside(prefill.bound);
+            table.row([
+                run.prompt_tokens.into(),
+                run.batch.into(),
+                Cell::number(prefill.tokens_per_second, SPEED),
+                roofline,
+                limit,
+                reached,
+                milliseconds(prefill.time_to_first_token_seconds),
+                run.peak_resident_bytes.map_or(Cell::Absent, megabytes),
+            ]);
+        }
+        let prompt =
+            |run: &super::Run| (run.batch, run.prompt_tokens, run.prefill.tokens_per_second, run.prefill.bound);
+        let batch = |run: &super::Run| (run.prompt_tokens, run.batch, run.prefill.tokens_per_second, run.prefill.bound);
+        Section {
+            heading: "Reading a prompt".to_owned(),
+            paragraph: "Tokens of all rows per second, in the pieces in which generate feeds a prompt: the median of \
+                        several runs after one to warm up. The first token is counted from fresh states on and chosen \
+                        greedily. Peak memory is the most that was resident until then."
+                .to_owned(),
+            tables: vec![table],
+            charts: [
+                self.chart("Prefill over prompt length", Axis::log("tokens of the prompt"), "batch", prompt),
+                self.chart("Prefill over batch", Axis::linear("rows"), "prompt of", batch),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        }
+    }
+
+    fn decoding(&self) -> Section {
+        let mut table = Table::new(["prompt", "batch", "decode", "roofline", "limit", "reached", "p50", "p90", "p99"]);
+        for run in &self.runs {
+            let start = [run.prompt_tokens.into(), run.batch.into()];
+            table.row(start.into_iter().chain(speed(&run.decode)));
+        }
+        let batch = |run: &super::Run| (run.prompt_tokens, run.batch, run.decode.tokens_per_second, run.decode.bound);
+        Section {
+            heading: "Decoding after the prompt".to_owned(),
+            paragraph:
+                "Tokens of all rows per second, and the time of a step that half, 90 % and 99 % of the steps do \
+                        not exceed."
+                    .to_owned(),
+            tables: vec![table],
+            charts: [self.over_context(), self.chart("Decoding over batch", Axis::linear("rows"), "prompt of", batch)]
+                .into_iter()
+                .flatten()
+                .collect(),
+        }
+    }
+
+    fn at_positions(&self) -> Section {
+        let mut table =
+            Table::new(["position", "batch", "decode", "roofline", "limit", "reached", "p50", "p90", "p99"]);
+        for at in &self.positions {
+            table.row([at.position.into(), at.batch.into()].into_iter().chain(speed(&at.decode)));
+        }
+        Section {
+            heading: "Decoding far into a text".to_owned(),
+            paragraph: "States of one token, counted as being at these positions: what a step costs depends on a \
+                        state's size, which stays the same. The positions took turns, step by step."
+                .to_owned(),
+            tables: vec![table],
+            charts: Vec::new(),
+        }
+    }
+
+    fn machine_section(&self) -> Option<Section> {
+        let roofline = self.roofline?;
+        let [rows, inner, columns] = roofline.gemm;
+        let mut table = Table::new(["ceiling", "measured", "with"]);
+        let read = if self.device == "cpu" { "sums over a large buffer" } else { "a product of one row with 1 GiB" };
+        table.row(["reading".into(), giga(roofline.read_bytes_per_second, "GB/s"), read.into()]);
+        let product = format!("{}, fp32 [{rows}, {inner}] × [{inner}, {columns}]", self.runtime);
+        table.row(["matrix product".into(), giga(roofline.gemm_flops_per_second, "GFLOP/s"), product.into()]);
+        Some(Section {
+            heading: "The roofline".to_owned(),
+            paragraph:
+                "Measured in the same run, on the same device, with the same threads. A step reads every weight \
+                        once and reads and writes each row's states; a prompt's call reads every weight, and each \
+                        token takes the operations of its products and its recurrence, the output head's only where \
+                        logits are asked for. Whichever takes longer is the limit. Above 100 %, weights stay in a \
+                        cache from one step to the next."
+                    .to_owned(),
+            tables: vec![table],
+            charts: Vec::new(),
+        })
+    }
+
+    /// A line for each value of one dimension over another, and one for its roofline; none if there is but one point.
+    fn chart(
+        &self,
+        title: &str,
+        x: Axis,
+        line: &str,
+        point: impl Fn(&super::Run) -> (usize, usize, f64, Option<Bound>),
+    ) -> Option<Chart> {
+        let points: Vec<_> = self.runs.iter().map(point).collect();
+        let mut lines: Vec<usize> = points.iter().map(|point| point.0).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        let mut series = Vec::new();
+        for name in lines {
+            let mut on: Vec<_> = points.iter().filter(|point| point.0 == name).collect();
+            on.sort_unstable_by_key(|point| point.1);
+            let measured = on.iter().map(|&&(_, x, y, _)| (x as f64, y)).collect();
+            let allowed: Vec<_> =
+                on.iter().filter_map(|&&(_, x, _, bound)| Some((x as f64, bound?.tokens_per_second))).collect();
+            series.push(Series::measured(format!("{line} {name}"), measured));
+            if !allowed.is_empty() {
+                series.push(Series::bound(format!("{line} {name}, roofline"), allowed));
+            }
+        }
+        let wide = series.iter().any(|series| series.points.len() > 1);
+        wide.then(|| Chart { title: title.to_owned(), x, y: Axis::linear(SPEED), series })
+    }
+
+    /// Decoding over the tokens consumed: after each prompt, and at the positions.
+    fn over_context(&self) -> Option<Chart> {
+        let mut batches: Vec<usize> = self.runs.iter().map(|run| run.batch).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        let mut series = Vec::new();
+        for batch in batches {
+            let runs = self.runs.iter().filter(|run| run.batch == batch);
+            let mut points: Vec<_> = runs.map(|run| (run.prompt_tokens, &run.decode)).collect();
+            let at = self.positions.iter().filter(|at| at.batch == batch);
+            points.extend(at.map(|at| (at.position, &at.decode)));
+            points.sort_by_key(|point| point.0);
+            let measured = points.iter().map(|(x, decode)| (*x as f64, decode.tokens_per_second)).collect();
+            series.push(Series::measured(format!("batch {batch}"), measured));
+            let allowed = points.iter().filter_map(|(x, decode)| Some((*x as f64, decode.bound?.tokens_per_second)));
+            let allowed: Vec<_> = allowed.collect();
+            if !allowed.is_empty() {
+                series.push(Series::bound(format!("batch {batch}, roofline"), allowed));
+            }
+        }
+        let x = Axis::log("tokens consumed");
+        (!series.is_empty()).then(|| Chart {
+            title: "Decoding over context length".to_owned(),
+            x,
+            y: Axis::linear(SPEED),
+            series,
+        })
+    }
+}
+
+fn speed(decode: &Decode) -> [Cell; 7] {
+    let [roofline, limit, reached] = beside(decode.bound);
+    let step = decode.step_seconds;
+    let [p50, p90, p99] = [step.p50, step.p90, step.p99].map(milliseconds);
+    [Cell::number(decode.tokens_per_second, SPEED), roofline, limit, reached, p50, p90, p99]
+}
+
+fn beside(bound: Option<Bound>) -> [Cell; 3] {
+    bound.map_or([Cell::Absent, Cell::Absent, Cell::Absent], |bound| {
+        let limit = match bound.limit {
+            Limit::ReadBandwidth => "reading",
+            Limit::Gemm => "products",
+        };
+        [Cell::number(bound.tokens_per_second, SPEED), limit.into(), Cell::percent(bound.fraction)]
+    })
+}
+
+fn milliseconds(seconds: f64) -> Cell {
+    Cell::number(1e3 * seconds, "ms")
+}
+
+fn megabytes(bytes: u64) -> Cell {
+    Cell::number(bytes as f64 / 1e6, "MB")
+}
+
+fn giga(value: f64, unit: &'static str) -> Cell {
+    Cell::number(value / 1e9, unit)
+}

@@ -1,0 +1,49 @@
+//! `densessm bench`
+
+use super::load;
+use crate::{
+    cli, interrupt,
+    terminal::{self, say},
+};
+use anyhow::Result;
+use densessm::{
+    Bundle,
+    bench::{self, Plan},
+    report::Format,
+};
+use std::{ops::ControlFlow, sync::atomic::Ordering, time::Instant};
+
+/// Where decoding is measured besides behind the prompts.
+const POSITIONS: [usize; 4] = [10, 1_000, 10_000, 100_000];
+
+pub(crate) fn run(arguments: &cli::Bench) -> Result<()> {
+    // Refused now and not after everything was measured.
+    arguments.report.as_deref().map(Format::of).transpose()?;
+    let stopped = interrupt::watch()?;
+    let bundle = Bundle::open(&arguments.bundle)?;
+    let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
+    let begin = Instant::now();
+    let mut model = load(&bundle, graphs, &arguments.on)?;
+    let load_time = begin.elapsed();
+
+    let plan = Plan {
+        prompt_tokens: arguments.prompt_tokens.clone(),
+        new_tokens: arguments.new_tokens,
+        batches: arguments.batch.clone(),
+        positions: POSITIONS.to_vec(),
+        threads: arguments.on.threads,
+    };
+    let bar = terminal::step_bar("measuring");
+    let measured = bench::measure(&mut *model, &plan, load_time, &mut |done, total| {
+        terminal::advance(&bar, done as u64, total as u64);
+        if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    let report = measured?.report()?;
+    // Printed first: what cannot be saved is not lost.
+    say!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
+    if let Some(path) = &arguments.report {
+        report.save(path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! `densessm bench` as users meet it. How fast anything is, is not looked at: only that the figures are there and fit.
+
+use crate::{
+    bundles::{golden, trained},
+    command::{bundle, densessm, error, printed},
+};
+use serde_json::Value;
+use std::{fs, path::Path, process::Command};
+
+fn bench(bundle: &Path, runtime: &str) -> Command {
+    let mut command = densessm();
+    command.args(["bench", "--runtime", runtime, "--new-tokens", "6", "--bundle"]).arg(bundle);
+    command
+}
+
+/// A number that must be there and above 0.
+#[track_caller]
+fn positive(value: &Value) -> f64 {
+    let number = value.as_f64().unwrap_or_else(|| panic!("expected a number, got {value}"));
+    assert!(number > 0.0 && number.is_finite(), "{number}");
+    number
+}
+
+#[track_caller]
+fn check_bound(measured: &Value) {
+    let bound = &measured["bound"];
+    let (speed, most) = (positive(&measured["tokens_per_second"]), positive(&bound["tokens_per_second"]));
+    assert!((positive(&bound["fraction"]) * most / speed - 1.0).abs() < 1e-9, "{measured}");
+    assert!(["read_bandwidth", "gemm"].contains(&bound["limit"].as_str().unwrap()), "{bound}");
+}
+
+#[track_caller]
+fn check_decode(decode: &Value, batch: f64) {
+    check_bound(decode);
+    assert_eq!(decode["steps"], 6);
+    let steps = &decode["step_seconds"];
+    let [p50, p90, p99] = ["p50", "p90", "p99"].map(|name| positive(&steps[name]));
+    assert!(p50 <= p90 && p90 <= p99, "{steps}");
+    // Not all of six steps are above the slowest of them.
+    assert!(positive(&decode["tokens_per_second"]) * p99 >= 0.999_999 * batch, "{decode}");
+}
+
+#[test]
+fn every_runtime_is_measured_beside_its_roofline() {
+    for model in [trained("densemamba-tiny"), golden("denseretnet-m1-reference-layout")] {
+        let (_folder, out) = bundle(&model);
+        for runtime in ["ort", "tract"] {
+            let mut command = bench(&out, runtime);
+            command.args(["--prompt-tokens", "1,7", "--batch", "1,2", "--threads", "1", "--json"]);
+            let report: Value = serde_json::from_str(&printed(&mut command)).unwrap();
+            assert_eq!((&report["runtime"], &report["threads"]), (&runtime.into(), &1.into()));
+            assert_eq!(report["complete"], true);
+            positive(&report["load_seconds"]);
+            positive(&report["token"]["weight_bytes"]);
+            positive(&report["roofline"]["read_bytes_per_second"]);
+            positive(&report["roofline"]["gemm_flops_per_second"]);
+            if cfg!(target_os = "linux") {
+                positive(&report["peak_resident_bytes"]);
+            }
+            let runs = report["runs"].as_array().unwrap();
+            let sizes: Vec<_> = runs.iter().map(|run| [&run["prompt_tokens"], &run["batch"]]).collect();
+            assert_eq!(sizes, [[1, 1], [1, 2], [7, 1], [7, 2]]);
+            for run in runs {
+                let tokens = positive(&run["prompt_tokens"]) * positive(&run["batch"]);
+                let prefill = &run["prefill"];
+                check_bound(prefill);
+                assert!(prefill["runs"].as_u64().unwrap() >= 2, "{prefill}");
+                let seconds = positive(&prefill["seconds"]);
+                assert!((positive(&prefill["tokens_per_second"]) * seconds / tokens - 1.0).abs() < 1e-9);
+                assert!(positive(&prefill["time_to_first_token_seconds"]) >= seconds, "{prefill}");
+                check_decode(&run["decode"], positive(&run["batch"]));
+            }
+            let positions = report["positions"].as_array().unwrap();
+            assert_eq!(positions.iter().map(|at| &at["position"]).collect::<Vec<_>>(), [10, 1_000, 10_000, 100_000]);
+            positions.iter().for_each(|at| check_decode(&at["decode"], 1.0));
+        }
+    }
+}
+
+#[test]
+fn a_bundle_with_one_graph_is_fed_through_that_one() {
+    for mode in ["parallel", "recurrent"] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("bundle");
+        let model = golden("mamba-m0-transformers");
+        printed(crate::command::export(&model, &out).args(["--mode", mode]));
+        let report: Value =
+            serde_json::from_str(&printed(bench(&out, "tract").args(["--prompt-tokens", "3", "--json"]))).unwrap();
+        assert_eq!(report["complete"], true, "{mode}");
+        check_bound(&report["runs"][0]["prefill"]);
+    }
+}
+
+#[test]
+fn a_report_is_saved_in_the_form_its_name_asks_for() {
+    let (folder, out) = bundle(&golden("densemamba-m2-both-gates"));
+    let path = |name: &str| folder.path().join(name);
+    let save = |name: &str| {
+        let mut command = bench(&out, "tract");
+        let text = printed(command.args(["--prompt-tokens", "2,5", "--batch", "1,2", "--report"]).arg(path(name)));
+        (text, fs::read_to_string(path(name)).unwrap())
+    };
+    let (text, page) = save("report.html");
+    assert!(text.contains("Decoding after the prompt") && text.contains("peak resident memory"), "{text}");
+    // Prefill over prompt length and over batch, decoding over context length and over batch.
+    assert_eq!(page.matches("<svg").count(), 4);
+    assert!(page.contains("roofline") && page.contains("</html>"));
+    let (_, markdown) = save("report.md");
+    let header = "| prompt | batch | decode | roofline | limit | reached | p50 | p90 | p99 |\n";
+    assert!(markdown.contains(header), "{markdown}");
+    let (_, json) = save("report.json");
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["runs"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_report_of_an_unknown_form_is_refused_before_anything_is_measured() {
+    let (folder, out) = bundle(&golden("densemamba-m2-both-gates"));
+    for (name, got) in [("report.txt", ".txt"), ("report", "none")] {
+        let path = folder.path().join(name);
+        let line = error(bench(&out, "tract").arg("--report").arg(&path));
+        let expected =
+            format!("error: {}: expected a name that ends in .json, .md or .html, got {got}", path.display());
+        assert_eq!(line, expected);
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn nothing_cannot_be_measured() {
+    let (_folder, out) = bundle(&golden("densemamba-m2-both-gates"));
+    for flag in ["--prompt-tokens", "--batch", "--new-tokens", "--threads"] {
+        let mut command = densessm();
+        let line = error(command.args(["bench", flag, "0", "--bundle"]).arg(&out));
+        assert!(line.contains(flag) && line.contains('0'), "{line}");
+    }
+}
