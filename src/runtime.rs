@@ -55,7 +55,7 @@ pub fn threads(choice: Choice) -> usize {
     }
 }
 
-/// Runs a matrix product on a runtime again and again for half a second, and returns the time of the quickest run.
+/// The time of a matrix product on a runtime at its best, tried for half a second.
 ///
 /// On a card, input and output stay in its memory, so that a product of one row shows how fast the card reads weights.
 ///

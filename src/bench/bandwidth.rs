@@ -1,19 +1,15 @@
 //! How fast the processor reads memory: plain sums over a buffer that no cache holds.
 
 use super::machine;
-use densessm_session::Error;
-use std::{
-    hint::black_box,
-    thread,
-    time::{Duration, Instant},
-};
+use densessm_session::{Error, quickest};
+use std::{hint::black_box, thread, time::Duration};
 
 /// The size of the buffer: far more than any cache holds, unless memory is short.
 const BUFFER_BYTES: u64 = 1 << 30;
-/// How often it is read; the best pass counts.
-const PASSES: usize = 6;
-/// Sums kept apart, so that one load need not wait for the addition before it.
-const LANES: usize = 32;
+/// Places that each thread reads at side by side.
+const STREAMS: usize = 4;
+/// How long it is read again and again.
+const BUDGET: Duration = Duration::from_secs(1);
 
 /// Bytes per second that `threads` threads read together.
 ///
@@ -21,7 +17,7 @@ const LANES: usize = 32;
 /// When there is no memory for the buffer.
 pub(super) fn read(threads: usize) -> Result<f64, Error> {
     let bytes = machine::available_bytes().map_or(BUFFER_BYTES / 4, |free| BUFFER_BYTES.min(free / 4));
-    let share = (bytes as usize / size_of::<u64>() / threads).next_multiple_of(LANES).max(LANES);
+    let share = (bytes as usize / size_of::<u64>() / threads).max(STREAMS);
     let mut buffer: Vec<u64> = Vec::new();
     buffer.try_reserve_exact(share * threads).map_err(|error| Error::Runtime {
         what: "measuring the read bandwidth".to_owned(),
@@ -29,28 +25,31 @@ pub(super) fn read(threads: usize) -> Result<f64, Error> {
     })?;
     // Written before it is read: pages that were never written all show one page of zeros, which stays in the cache.
     buffer.extend((0..(share * threads) as u64).map(|at| at ^ 0x5555));
-    let best = (0..PASSES).map(|_| pass(&buffer, share)).min().unwrap_or(Duration::MAX);
-    Ok(size_of_val(buffer.as_slice()) as f64 / best.as_secs_f64())
+    let time = quickest(BUDGET, || {
+        pass(&buffer, share);
+        Ok::<(), Error>(())
+    })?;
+    Ok(size_of_val(buffer.as_slice()) as f64 / time.as_secs_f64())
 }
 
-fn pass(buffer: &[u64], share: usize) -> Duration {
-    let start = Instant::now();
+fn pass(buffer: &[u64], share: usize) {
     thread::scope(|scope| {
         for part in buffer.chunks(share) {
             scope.spawn(move || black_box(sum(part)));
         }
     });
-    start.elapsed()
 }
 
+/// The sum of a part, read at several places side by side: one stream alone does not keep memory busy.
 fn sum(part: &[u64]) -> u64 {
-    let mut sums = [0_u64; LANES];
-    for lane in part.as_chunks::<LANES>().0 {
-        for (sum, value) in sums.iter_mut().zip(lane) {
-            *sum = sum.wrapping_add(*value);
-        }
-    }
-    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
+    let quarter = part.len() / STREAMS;
+    let (left, right) = part[..STREAMS * quarter].split_at(2 * quarter);
+    let ((a, b), (c, d)) = (left.split_at(quarter), right.split_at(quarter));
+    let rest: u64 = part[STREAMS * quarter..].iter().fold(0, |sum, word| sum.wrapping_add(*word));
+    a.iter()
+        .zip(b)
+        .zip(c.iter().zip(d))
+        .fold(rest, |sum, ((a, b), (c, d))| sum.wrapping_add(*a).wrapping_add(*b).wrapping_add(*c).wrapping_add(*d))
 }
 
 #[cfg(test)]
@@ -59,7 +58,9 @@ mod tests {
 
     #[test]
     fn every_word_is_read() {
-        let words: Vec<u64> = (0..4 * LANES as u64).collect();
-        assert_eq!(sum(&words), words.iter().sum::<u64>());
+        for length in [0, 3, 4, 1000, 1003] {
+            let words: Vec<u64> = (0..length).collect();
+            assert_eq!(sum(&words), words.iter().sum::<u64>(), "{length}");
+        }
     }
 }

@@ -123,7 +123,8 @@ impl Bench {
                         once and reads and writes each row's states; a prompt's call reads every weight, and each \
                         token takes the operations of its products and its recurrence, the output head's only where \
                         logits are asked for. Whichever takes longer is the limit. Above 100 %, weights stay in a \
-                        cache from one step to the next."
+                        cache from one step to the next, or something else kept the machine busy while its roofline \
+                        was measured."
                     .to_owned(),
             tables: vec![table],
             charts: Vec::new(),

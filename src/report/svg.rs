@@ -107,7 +107,7 @@ impl Chart {
             .margin(12)
             .margin_right(24)
             .x_label_area_size(44)
-            .y_label_area_size(64)
+            .y_label_area_size(72)
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
@@ -141,11 +141,28 @@ fn base(range: &Range<f64>) -> f64 {
     if range.end / range.start < 100.0 { 2.0 } else { 10.0 }
 }
 
-/// A label of an axis, without the zeros that rounding leaves behind.
+/// A label of an axis: thousands and millions as such, and without the zeros that rounding leaves behind.
 fn tick(value: f64) -> String {
+    let (value, suffix) = match value.abs() {
+        size if (1e4..1e6).contains(&size) => (value / 1e3, "k"),
+        size if (1e6..1e9).contains(&size) => (value / 1e6, "M"),
+        _ => (value, ""),
+    };
     let label = rounded(value, 4);
-    match label.contains('.') && !label.contains('e') {
-        true => label.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => label,
+    let (digits, exponent) = label.find('e').map_or((label.as_str(), ""), |at| label.split_at(at));
+    let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+    format!("{digits}{exponent}{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_short() {
+        for (value, label) in [(0.0, "0"), (2.5, "2.5"), (1000.0, "1000"), (1.5e5, "150k"), (2e6, "2M"), (1e-7, "1e-7")]
+        {
+            assert_eq!(tick(value), label);
+        }
     }
 }

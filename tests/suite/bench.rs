@@ -1,11 +1,16 @@
 //! `densessm bench` as users meet it. How fast anything is, is not looked at: only that the figures are there and fit.
 
 use crate::{
-    bundles::{golden, trained},
-    command::{bundle, densessm, error, printed},
+    bundles::{exported, golden, load, trained},
+    command::{bundle, densessm, error, export, printed},
+};
+use densessm::{
+    ExportOptions,
+    bench::{Plan, measure},
+    runtime::Choice,
 };
 use serde_json::Value;
-use std::{fs, path::Path, process::Command};
+use std::{fs, ops::ControlFlow, path::Path, process::Command, time::Duration};
 
 fn bench(bundle: &Path, runtime: &str) -> Command {
     let mut command = densessm();
@@ -83,11 +88,29 @@ fn a_bundle_with_one_graph_is_fed_through_that_one() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("bundle");
         let model = golden("mamba-m0-transformers");
-        printed(crate::command::export(&model, &out).args(["--mode", mode]));
+        printed(export(&model, &out).args(["--mode", mode]));
         let report: Value =
             serde_json::from_str(&printed(bench(&out, "tract").args(["--prompt-tokens", "3", "--json"]))).unwrap();
         assert_eq!(report["complete"], true, "{mode}");
         check_bound(&report["runs"][0]["prefill"]);
+    }
+}
+
+#[test]
+fn what_is_interrupted_ends_with_what_was_measured() {
+    let exported = exported(&golden("densemamba-m2-both-gates"), &ExportOptions::default());
+    let mut model = load(&exported.bundle, Choice::Tract);
+    let plan = Plan { prompt_tokens: vec![2, 3], new_tokens: 4, batches: vec![1], positions: vec![9], threads: None };
+    // Two parts are the first prompt and decoding after it: the second prompt is begun and dropped.
+    for (parts, prompts) in [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+        let mut watch = |done, total| {
+            assert_eq!(total, 6);
+            if done >= parts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let bench = measure(&mut *model, &plan, Duration::from_secs(1), &mut watch).unwrap();
+        assert_eq!((bench.runs.len(), bench.complete, bench.roofline.is_none()), (prompts, false, true), "{parts}");
+        assert_eq!(bench.positions.len(), usize::from(parts == 5));
+        assert!(bench.report().unwrap().text(100).contains("before everything was measured"));
     }
 }
 

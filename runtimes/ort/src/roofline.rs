@@ -1,7 +1,7 @@
 //! What ONNX Runtime makes of a device at best: one matrix product, timed as a session of its own.
 
 use crate::{library, session::failed};
-use densessm_session::{Device, Error, Product};
+use densessm_session::{Device, Error, Product, quickest};
 use ort::{
     ep::CUDA,
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
@@ -9,7 +9,7 @@ use ort::{
     value::Tensor,
 };
 use prost::Message;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Runs a product again and again for that long, and once at least, and returns the time of the quickest run. Input and output stay on the device.
 ///
@@ -41,15 +41,7 @@ pub fn time_product(
         let mut binding = session.create_binding()?;
         binding.bind_input(Product::INPUT, &Tensor::from_array(([product.rows, product.inner], product.input()))?)?;
         binding.bind_output_to_device(Product::OUTPUT, &memory)?;
-        // The first run allocates.
-        session.run_binding(&binding)?;
-        let (begin, mut best) = (Instant::now(), Duration::MAX);
-        while best == Duration::MAX || begin.elapsed() < budget {
-            let start = Instant::now();
-            session.run_binding(&binding)?;
-            best = best.min(start.elapsed());
-        }
-        Ok(best)
+        quickest(budget, || session.run_binding(&binding).map(drop))
     };
     time().map_err(failed("timing a matrix product"))
 }

@@ -18,7 +18,7 @@ mod tensor;
 pub use bundle::Bundle;
 pub use error::Error;
 pub use model::{Availability, Device, LoadOptions, Logits, Model, RuntimeInfo, StateStore, States, TokenBatch};
-pub use product::Product;
+pub use product::{Product, quickest};
 pub use signature::signature;
 pub use snapshot::Snapshot;
 pub use tensor::{HostTensor, Values};

@@ -6,6 +6,11 @@ use densessm_proto::onnx::{
     tensor_shape_proto::{Dimension, dimension},
     type_proto,
 };
+use std::time::{Duration, Instant};
+
+/// So many runs at least must have been as quick as what [`quickest`] returns: a single one may owe its time to a clock
+/// that jumped, as those of virtual machines do.
+const AGREEING: usize = 3;
 
 /// `y = x W` in fp32: `[rows, inner] × [inner, columns]`, where `W` is a weight of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,23 @@ impl Product {
     }
 }
 
+/// Runs something once to warm up and then again and again for that long, at least three times: the time in which it
+/// was done at least three times.
+///
+/// # Errors
+/// The first error of a run.
+pub fn quickest<E>(budget: Duration, mut run: impl FnMut() -> Result<(), E>) -> Result<Duration, E> {
+    run()?;
+    let (begin, mut times) = (Instant::now(), Vec::new());
+    while times.len() < AGREEING || begin.elapsed() < budget {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[AGREEING - 1])
+}
+
 /// Neither zeros, which a processor may be quick at, nor numbers so small that it is slow.
 fn value(at: usize) -> f32 {
     ((at % 61) as f32 - 30.0) / 64.0
@@ -83,4 +105,30 @@ fn matrix(name: &str, shape: [usize; 2]) -> ValueInfoProto {
     let tensor = type_proto::Tensor { elem_type: DataType::Float.into(), shape: Some(shape) };
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_time_it_is_warmed_up_once_and_run_three_times() {
+        let mut runs = 0;
+        let time = quickest(Duration::ZERO, || {
+            runs += 1;
+            Ok::<(), ()>(())
+        });
+        assert!(time.is_ok());
+        assert_eq!(runs, 4);
+    }
+
+    #[test]
+    fn a_run_that_fails_is_the_last() {
+        let mut runs = 0;
+        let time = quickest(Duration::MAX, || {
+            runs += 1;
+            if runs == 2 { Err(runs) } else { Ok(()) }
+        });
+        assert_eq!(time, Err(2));
+    }
 }

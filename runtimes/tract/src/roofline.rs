@@ -5,14 +5,11 @@ use crate::{
     model::executor,
     tensor::{place, runtime},
 };
-use densessm_session::{Error, Product};
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use densessm_session::{Error, Product, quickest};
+use std::{path::Path, time::Duration};
 use tract_onnx::prelude::*;
 
-/// Runs a product again and again for that long, and once at least, and returns the time of the quickest run.
+/// The time of a product, as [`quickest`] finds it.
 ///
 /// # Errors
 /// When the number of threads is 0, or tract fails.
@@ -21,15 +18,7 @@ pub fn time_product(product: Product, threads: Option<usize>, budget: Duration) 
     let input = place(&[product.rows, product.inner], &product.input())?;
     let time = || -> TractResult<Duration> {
         let plan = graph::plan(&product.model(), Path::new("."), &options)?;
-        // The first run allocates.
-        plan.run(tvec![input.clone()])?;
-        let (begin, mut best) = (Instant::now(), Duration::MAX);
-        while best == Duration::MAX || begin.elapsed() < budget {
-            let start = Instant::now();
-            plan.run(tvec![input.clone()])?;
-            best = best.min(start.elapsed());
-        }
-        Ok(best)
+        quickest(budget, || plan.run(tvec![input.clone()]).map(drop))
     };
     time().map_err(runtime("tract: timing a matrix product"))
 }
