@@ -9,7 +9,7 @@ const BUFFER_BYTES: u64 = 1 << 30;
 /// Places that each thread reads at side by side.
 const STREAMS: usize = 4;
 /// How long it is read again and again.
-const BUDGET: Duration = Duration::from_secs(1);
+const BUDGET: Duration = Duration::from_millis(500);
 
 /// Bytes per second that `threads` threads read together.
 ///

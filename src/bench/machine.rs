@@ -26,9 +26,15 @@ impl Machine {
     }
 }
 
-/// The most memory that this process ever had resident, in bytes, where the system says it.
+/// The most memory that this process had resident since its start or since [`forget_peak`], in bytes, where the system
+/// says it.
 pub(super) fn peak_resident_bytes() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")
+}
+
+/// Counts the most memory resident from now on; whether the system can do that.
+pub(super) fn forget_peak() -> bool {
+    fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// Memory that could still be taken, in bytes, where the system says it.

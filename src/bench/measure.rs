@@ -4,7 +4,7 @@ use super::{AtPosition, Bench, Decode, Machine, Plan, Prefill, Roofline, Run, ma
 use crate::{inspect, runtime};
 use densessm_generate::PREFILL_CHUNK;
 use densessm_proto::{Architecture, GraphKind};
-use densessm_session::{Error, Logits, Model, Snapshot, States, TokenBatch};
+use densessm_session::{Error, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch};
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
 use std::{
     hint::black_box,
@@ -39,7 +39,7 @@ struct Bencher<'a> {
     total: usize,
 }
 
-/// Measures a model: each prompt length with each batch, then decoding at positions, then the machine.
+/// Measures a model: each prompt length with each batch, then decoding at positions; and the machine, before and after.
 ///
 /// `watch` is called before each call of the model with how many parts of the work are done, of how many. If it breaks,
 /// what was measured until then is returned, and says that it is not complete. A part that was begun is dropped.
@@ -82,13 +82,17 @@ pub fn measure(
         recurrent: has(GraphKind::Recurrent),
         watch,
         done: 0,
-        total: 2 * plan.prompt_tokens.len() * plan.batches.len() + usize::from(!plan.positions.is_empty()) + 1,
+        total: 2 * plan.prompt_tokens.len() * plan.batches.len() + usize::from(!plan.positions.is_empty()) + 2,
     };
+    let loading = machine::peak_resident_bytes();
+    let before = bencher.roofline_before(&info, plan.threads)?;
     let all = bencher.all(plan, &mut bench)?;
-    bench.peak_resident_bytes = machine::peak_resident_bytes();
-    if all.is_some() && bencher.goes_on() {
-        bench.bind(Roofline::measure(&info, plan.threads)?, bundle.manifest());
-        bench.complete = true;
+    let peaks = bench.runs.iter().map(|run| run.peak_resident_bytes);
+    bench.peak_resident_bytes = peaks.chain([loading, machine::peak_resident_bytes()]).flatten().max();
+    bench.complete = all.is_some() && bencher.goes_on();
+    let after = if bench.complete { Some(Roofline::measure(&info, plan.threads)?) } else { None };
+    if let Some(roofline) = after.map(|after| after.or(before)).or(before) {
+        bench.bind(roofline, bundle.manifest());
     }
     Ok(bench)
 }
@@ -110,10 +114,21 @@ impl Bencher<'_> {
         (self.watch)(self.done, self.total).is_continue()
     }
 
+    /// The roofline before anything else is measured: a machine that is shared may be busier afterwards. None if that
+    /// would be taken for the model's own memory.
+    fn roofline_before(&mut self, info: &RuntimeInfo, threads: Option<usize>) -> Result<Option<Roofline>, Error> {
+        if !self.goes_on() {
+            return Ok(None);
+        }
+        self.done += 1;
+        if machine::forget_peak() { Roofline::measure(info, threads).map(Some) } else { Ok(None) }
+    }
+
     /// Everything but the roofline; nothing if it was stopped.
     fn all(&mut self, plan: &Plan, bench: &mut Bench) -> Result<Option<()>, Error> {
         for &prompt_tokens in &plan.prompt_tokens {
             for &batch in &plan.batches {
+                machine::forget_peak();
                 let Some((prefill, mut states)) = self.prefill(prompt_tokens, batch)? else { return Ok(None) };
                 self.done += 1;
                 let Some(decode) = self.decode(slice::from_mut(&mut states), plan.new_tokens)? else { return Ok(None) };

@@ -57,13 +57,13 @@ pub struct Bench {
     pub token: TokenCost,
     /// Seconds to load the bundle's graphs.
     pub load_seconds: f64,
-    /// What the machine can do at best; absent if it was not measured any more.
+    /// What the machine can do at best; absent if it was not measured.
     pub roofline: Option<Roofline>,
     /// Each prompt length with each batch.
     pub runs: Vec<Run>,
     /// Decoding at given positions.
     pub positions: Vec<AtPosition>,
-    /// The most memory the process had resident, in bytes, before the roofline was measured; absent where the system
+    /// The most memory the process had resident, in bytes, while the bundle was loaded and run; absent where the system
     /// does not say.
     pub peak_resident_bytes: Option<u64>,
     /// Whether all that was asked for was measured.
@@ -81,7 +81,8 @@ pub struct Run {
     pub prefill: Prefill,
     /// Decoding after it.
     pub decode: Decode,
-    /// The most memory that the process had resident until now, in bytes.
+    /// The most memory that the process had resident meanwhile, in bytes; since its start where the system counts only
+    /// that.
     pub peak_resident_bytes: Option<u64>,
 }
 

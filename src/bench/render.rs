@@ -58,7 +58,7 @@ impl Bench {
             heading: "Reading a prompt".to_owned(),
             paragraph: "Tokens of all rows per second, in the pieces in which generate feeds a prompt: the median of \
                         several runs after one to warm up. The first token is counted from fresh states on and chosen \
-                        greedily. Peak memory is the most that was resident until then."
+                        greedily. Peak memory is the most that was resident meanwhile."
                 .to_owned(),
             tables: vec![table],
             charts: [
@@ -118,14 +118,14 @@ impl Bench {
         table.row(["matrix product".into(), giga(roofline.gemm_flops_per_second, "GFLOP/s"), product.into()]);
         Some(Section {
             heading: "The roofline".to_owned(),
-            paragraph:
-                "Measured in the same run, on the same device, with the same threads. A step reads every weight \
+            paragraph: "Measured on the same device with the same threads, before everything else and after it; the \
+                        better figure counts. A step reads every weight \
                         once and reads and writes each row's states; a prompt's call reads every weight, and each \
                         token takes the operations of its products and its recurrence, the output head's only where \
                         logits are asked for. Whichever takes longer is the limit. Above 100 %, weights stay in a \
-                        cache from one step to the next, or something else kept the machine busy while its roofline \
+                        cache from one step to the next, or something else kept the machine busy whenever its roofline \
                         was measured."
-                    .to_owned(),
+                .to_owned(),
             tables: vec![table],
             charts: Vec::new(),
         })

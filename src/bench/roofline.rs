@@ -16,7 +16,7 @@ const CARD_GEMM: Product = Product { rows: 4096, inner: 4096, columns: 4096 };
 /// One row against a weight that no cache of a card holds, 1 GiB.
 const CARD_READ: Product = Product { rows: 1, inner: 16_384, columns: 16_384 };
 
-/// What the device can do at best with the threads of the run, measured after it.
+/// What the device can do at best with the threads of the run: the better of two measurements, before it and after it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Roofline {
     /// Bytes read per second: the processor's sums over a large buffer, or a card's product with one row.
@@ -72,6 +72,15 @@ impl Roofline {
         };
         let gemm_flops_per_second = gemm.flops() as f64 / seconds(gemm)?;
         Ok(Self { read_bytes_per_second, gemm_flops_per_second, gemm: [gemm.rows, gemm.inner, gemm.columns] })
+    }
+
+    /// The better of two measurements in each: the machine can do what it once did.
+    pub(super) fn or(self, other: Option<Self>) -> Self {
+        other.map_or(self, |other| Self {
+            read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
+            gemm_flops_per_second: self.gemm_flops_per_second.max(other.gemm_flops_per_second),
+            gemm: self.gemm,
+        })
     }
 
     fn bound(&self, work: Work, measured: f64) -> Bound {
