@@ -45,13 +45,21 @@ struct Bencher<'a> {
 /// what was measured until then is returned, and says that it is not complete. A part that was begun is dropped.
 ///
 /// # Errors
-/// When the model or the roofline's own models fail.
+/// When the plan asks for nothing or for none of something, or when the model or the roofline's own models fail.
 pub fn measure(
     model: &mut dyn Model,
     plan: &Plan,
     load: Duration,
     watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Bench, Error> {
+    for (name, numbers) in
+        [("prompt_tokens", &plan.prompt_tokens[..]), ("batches", &plan.batches), ("new_tokens", &[plan.new_tokens])]
+    {
+        if numbers.is_empty() || numbers.contains(&0) {
+            let problem = format!("expected numbers of at least 1, got {numbers:?}");
+            return Err(Error::Input { name: name.to_owned(), problem });
+        }
+    }
     let bundle = model.bundle().clone();
     let info = model.info().clone();
     let choice = runtime::Choice::of(&info);

@@ -112,7 +112,8 @@ impl Bench {
         let roofline = self.roofline?;
         let [rows, inner, columns] = roofline.gemm;
         let mut table = Table::new(["ceiling", "measured", "with"]);
-        let read = if self.device == "cpu" { "sums over a large buffer" } else { "a product of one row with 1 GiB" };
+        let read =
+            if self.device == "cpu" { "sums over a large buffer" } else { "a product of one row with a large weight" };
         table.row(["reading".into(), giga(roofline.read_bytes_per_second, "GB/s"), read.into()]);
         let product = format!("{}, fp32 [{rows}, {inner}] × [{inner}, {columns}]", self.runtime);
         table.row(["matrix product".into(), giga(roofline.gemm_flops_per_second, "GFLOP/s"), product.into()]);

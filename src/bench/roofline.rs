@@ -13,8 +13,8 @@ use serde::Serialize;
 const GEMM: Product = Product { rows: 128, inner: 1024, columns: 4096 };
 /// On a card, where that would be over before it was launched.
 const CARD_GEMM: Product = Product { rows: 4096, inner: 4096, columns: 4096 };
-/// One row against a weight that no cache of a card holds, 1 GiB.
-const CARD_READ: Product = Product { rows: 1, inner: 16_384, columns: 16_384 };
+/// One row against a weight that no cache of a card holds, 512 MiB.
+const CARD_READ: Product = Product { rows: 1, inner: 8_192, columns: 16_384 };
 
 /// What the device can do at best with the threads of the run: the better of two measurements, before it and after it.
 #[derive(Clone, Copy, Debug, Serialize)]

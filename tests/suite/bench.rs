@@ -115,6 +115,22 @@ fn what_is_interrupted_ends_with_what_was_measured() {
 }
 
 #[test]
+fn a_plan_of_nothing_is_an_error_of_the_library() {
+    let exported = exported(&golden("densemamba-m2-both-gates"), &ExportOptions::default());
+    let mut model = load(&exported.bundle, Choice::Tract);
+    for (prompt_tokens, batches, new_tokens, name) in [
+        (vec![], vec![1], 1, "prompt_tokens: expected numbers of at least 1, got []"),
+        (vec![4, 0], vec![1], 1, "prompt_tokens: expected numbers of at least 1, got [4, 0]"),
+        (vec![4], vec![], 1, "batches: expected numbers of at least 1, got []"),
+        (vec![4], vec![1], 0, "new_tokens: expected numbers of at least 1, got [0]"),
+    ] {
+        let plan = Plan { prompt_tokens, new_tokens, batches, positions: vec![9], threads: None };
+        let error = measure(&mut *model, &plan, Duration::ZERO, &mut |_, _| ControlFlow::Continue(()));
+        assert_eq!(error.unwrap_err().to_string(), name);
+    }
+}
+
+#[test]
 fn a_report_is_saved_in_the_form_its_name_asks_for() {
     let (folder, out) = bundle(&golden("densemamba-m2-both-gates"));
     let path = |name: &str| folder.path().join(name);
