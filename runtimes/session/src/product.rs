@@ -8,8 +8,8 @@ use densessm_proto::onnx::{
 };
 use std::time::{Duration, Instant};
 
-/// So many runs at least must have been as quick as what [`quickest`] returns: a single one may owe its time to a clock
-/// that jumped, as those of virtual machines do.
+/// So many runs at least must have been as quick as what [`quickest`] returns: on a virtual machine a single run is now
+/// and then timed far shorter than all others.
 const AGREEING: usize = 3;
 
 /// `y = x W` in fp32: `[rows, inner] × [inner, columns]`, where `W` is a weight of the model.
