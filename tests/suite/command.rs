@@ -196,8 +196,9 @@ fn inspect_counts_what_is_there() {
     let report: Value = serde_json::from_str(&printed(densessm().arg("inspect").arg("--json").arg(&out))).unwrap();
     let recurrent = &report["graphs"][1];
     assert_eq!(recurrent["operators"]["ai.densessm.RetentionStep"], 6);
-    // Every projection is one product, the output head too: 4 a layer, and 4 in the gates of all but the first.
-    assert_eq!(recurrent["operators"]["MatMul"], 6 * 4 + 5 * 4 + 1);
+    // What is multiplied with a layer's input is one product; then the output's, the gates' of all layers but the
+    // first, and the head's.
+    assert_eq!(recurrent["operators"]["MatMul"], 6 * 2 + 5 * 2 + 1);
     let weights = &recurrent["weights"]["float"]["bytes"];
     assert!(weights.as_u64().unwrap() > 7_000_000, "{weights}");
     assert_eq!(report["token"]["state_bytes"], 2 * (6 * 2 * 48 * 192 * 4 + 8));

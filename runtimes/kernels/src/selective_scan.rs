@@ -243,11 +243,14 @@ impl<F: Copy> Running<'_, F> {
             let (b, readout) = (place.states_of(self.of.b, token), readout(token));
             let running = self.h.chunks_exact_mut(place.states);
             for ((h, read), (delta, driven)) in running.zip(read).zip(delta.iter().zip(driven)) {
+                // In registers: what is behind a reference would be stored and loaded again for every state.
+                let (delta, driven, mut sum) = (*delta, *driven, *read);
                 for (([h, a], b), readout) in h.iter_mut().zip(b).zip(readout) {
-                    let input = simd.mul(*driven, simd.splat(*b));
-                    *h = simd.mul_add(simd.exp2(simd.mul(*delta, *a)), *h, input);
-                    *read = simd.mul_add(*h, simd.splat(*readout), *read);
+                    let input = simd.mul(driven, simd.splat(*b));
+                    *h = simd.mul_add(simd.exp2(simd.mul(delta, *a)), *h, input);
+                    sum = simd.mul_add(*h, simd.splat(*readout), sum);
                 }
+                *read = sum;
             }
         }
     }

@@ -8,7 +8,7 @@
 use crate::session::failed;
 use densessm_proto::{
     GraphKind,
-    onnx::{ModelProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
+    onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
 };
 use densessm_session::{Bundle, Error};
 use memmap2::{Mmap, UncheckedAdvice};
@@ -20,7 +20,7 @@ use ort::{
 };
 use prost::Message;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ffi::CString,
     fs::{self, File},
     ptr::{self, NonNull},
@@ -65,8 +65,11 @@ impl Weights {
             let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
             let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
             let model = ModelProto::decode(&*bytes).map_err(|error| broken(format!("not an ONNX model: {error}")))?;
+            let Some(graph) = &model.graph else { return Err(broken("the model holds no graph".to_owned())) };
+            let factors = factors(graph);
             let outside = |tensor: &&TensorProto| tensor.data_location == i32::from(DataLocation::External);
-            for tensor in model.graph.iter().flat_map(|graph| &graph.initializer).filter(outside) {
+            let shared = |tensor: &&TensorProto| factors.contains(tensor.name.as_str());
+            for tensor in graph.initializer.iter().filter(outside).filter(shared) {
                 let wrong = |problem: &str| broken(format!("tensor `{}`: {problem}", tensor.name));
                 let name = CString::new(tensor.name.as_str()).map_err(|_| wrong("its name holds a zero"))?;
                 if !weights.tensors.contains_key(&name) {
@@ -162,4 +165,32 @@ impl Weights {
             let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
         }
     }
+}
+
+/// The weights that are only multiplied with, or looked up in.
+///
+/// Hidden constraint: ONNX Runtime's optimiser may turn the axes of a weight that meets a Transpose, under the weight's
+/// own name; one that was handed in would then take its place, unturned. It does not so with these.
+fn factors(graph: &GraphProto) -> HashSet<&str> {
+    let (mut factors, mut others) = (HashSet::new(), HashSet::new());
+    for node in &graph.node {
+        let place = match (node.domain.as_str(), node.op_type.as_str()) {
+            ("", "MatMul" | "Gemm") => Some(1),
+            ("", "Gather") => Some(0),
+            _ => None,
+        };
+        for (index, name) in node.input.iter().enumerate() {
+            if place == Some(index) {
+                factors.insert(name.as_str())
+            } else {
+                others.insert(name.as_str())
+            };
+        }
+        // A sub-graph reads values of the outer one by name.
+        for inner in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
+            others.extend(inner.node.iter().flat_map(|node| node.input.iter().map(String::as_str)));
+        }
+    }
+    factors.retain(|name| !others.contains(name));
+    factors
 }

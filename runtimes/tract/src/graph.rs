@@ -1,6 +1,13 @@
 //! One graph of a bundle as an optimised plan.
 
-use crate::{cast::cast, external, inline::inline, kernels, tensor::runtime};
+use crate::{
+    cast::cast,
+    external,
+    inline::inline,
+    kernels,
+    products::{fold_turns, plain_products},
+    tensor::runtime,
+};
 use densessm_proto::{GraphKind, StateTensor, TensorEntry, onnx::ModelProto, states};
 use densessm_session::{Bundle, Error};
 use prost::Message;
@@ -94,6 +101,10 @@ fn slots<'a>(
 
 /// The model as tract runs it, `batch` and `sequence` being symbols.
 pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
+    let mut model = model.clone();
+    if let Some(graph) = &mut model.graph {
+        plain_products(graph);
+    }
     let mut onnx = tract_onnx::onnx();
     onnx.op_register.insert("Cast", cast);
     kernels::register(&mut onnx);
@@ -104,6 +115,7 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
         return Err(TractError::msg(format!("a node reads `{name}`, which nothing makes")));
     }
     let mut model = model.into_typed()?;
+    fold_turns(&mut model)?;
     // The pass that moves axes never ends where scans run along an axis other than the first: it swaps the axes of
     // the tensors between two scans to and fro.
     let mut declutter = Optimizer::declutter();

@@ -14,6 +14,7 @@ mod graph;
 mod inline;
 mod kernels;
 mod model;
+mod products;
 mod roofline;
 mod states;
 mod tensor;

@@ -1,0 +1,71 @@
+//! Products as tract likes them.
+
+use densessm_proto::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use tract_onnx::{
+    prelude::*,
+    tract_hir::internal::{AxisOp, TypedModelPatch},
+};
+
+/// Writes products with a transposed weight (a tied head's) as plain ones: tract multiplies with a weight that lies
+/// across its rows many times as slowly.
+///
+/// The weight is declared a second time, for [`fold_turns`].
+pub(crate) fn plain_products(graph: &mut GraphProto) {
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    for mut node in std::mem::take(&mut graph.node) {
+        if let Some(weight) = turned_weight(graph, &node) {
+            let name = format!("{}/turned", node.name);
+            let copy = TensorProto { name: format!("{name}/weight"), ..weight.clone() };
+            let perm = AttributeProto {
+                name: "perm".to_owned(),
+                r#type: AttributeType::Ints.into(),
+                ints: vec![1, 0],
+                ..AttributeProto::default()
+            };
+            nodes.push(NodeProto {
+                name: name.clone(),
+                op_type: "Transpose".to_owned(),
+                input: vec![copy.name.clone()],
+                output: vec![name.clone()],
+                attribute: vec![perm],
+                ..NodeProto::default()
+            });
+            graph.initializer.push(copy);
+            node.input[1] = name;
+            node.op_type = "MatMul".to_owned();
+            node.attribute.clear();
+        }
+        nodes.push(node);
+    }
+    graph.node = nodes;
+}
+
+/// The weight of a `Gemm` that does nothing but multiply with its transpose.
+fn turned_weight<'g>(graph: &'g GraphProto, node: &NodeProto) -> Option<&'g TensorProto> {
+    let gemm = node.domain.is_empty() && node.op_type == "Gemm" && node.input.len() == 2;
+    let only_turned = matches!(&node.attribute[..], [turn] if turn.name == "transB" && turn.i == Some(1));
+    let weight = graph.initializer.iter().find(|tensor| Some(&tensor.name) == node.input.get(1));
+    weight.filter(|_| gemm && only_turned)
+}
+
+/// Turns the axes of constants once and for all. tract's own pass keeps from it where several read a constant, and
+/// takes two of equal content for one.
+pub(crate) fn fold_turns(model: &mut TypedModel) -> TractResult<()> {
+    let turned = |model: &TypedModel| -> TractResult<Option<(usize, TValue)>> {
+        for node in model.nodes().iter().filter(|node| node.op_is::<AxisOp>()) {
+            if let Some(constant) = &model.outlet_fact(node.inputs[0])?.konst
+                && let Some(mut values) = node.op.eval_out_of_plan(tvec![constant.clone().into_tvalue()])?
+            {
+                return Ok(values.pop().map(|value| (node.id, value)));
+            }
+        }
+        Ok(None)
+    };
+    while let Some((node, value)) = turned(model)? {
+        let mut patch = TypedModelPatch::default();
+        let constant = patch.add_const(format!("{}/constant", model.node(node).name), value.into_arc_tensor())?;
+        patch.shunt_outside(model, node.into(), constant)?;
+        patch.apply(model)?;
+    }
+    Ok(())
+}
