@@ -1,0 +1,105 @@
+//! A checkpoint to compute with.
+
+use crate::{Error, Real, State, Tensors, Trace, dense_mamba, dense_retnet, trace::Seen};
+use ndarray::{Array1, Array2, Axis, concatenate};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+/// A model straight from its checkpoint.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    family: Family,
+    weights: Tensors,
+}
+
+#[derive(Clone, Debug)]
+enum Family {
+    DenseMamba(dense_mamba::Config),
+    DenseRetNet(dense_retnet::Config),
+}
+
+impl Reference {
+    /// Opens a folder with `config.json` and safetensors.
+    ///
+    /// # Errors
+    /// Naming the file, field or tensor that is missing or wrong.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join("config.json");
+        let wrong = |problem: String| Error::new(path.display().to_string(), problem);
+        let bytes = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+        let config = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        Self::new(&config, Tensors::open(folder)?)
+    }
+
+    /// A model of this configuration and these tensors.
+    ///
+    /// # Errors
+    /// Naming the field or tensor that is missing or wrong.
+    pub fn new(config: &Value, weights: Tensors) -> Result<Self, Error> {
+        // The name in `model_type` is not to be trusted: published DenseRetNets say `llama`.
+        let retnet =
+            ["query_key_dim", "v_factor", "dense_block_layers"].iter().all(|field| config.get(field).is_some());
+        let family = match config["model_type"].as_str() {
+            _ if retnet => Family::DenseRetNet(dense_retnet::Config::new(config, &weights)?),
+            Some("mamba" | "dense_mamba") => Family::DenseMamba(dense_mamba::Config::new(config, &weights)?),
+            _ => {
+                let problem = format!("expected mamba, dense_mamba or a DenseRetNet, got {}", config["model_type"]);
+                return Err(Error::new("config.json: model_type", problem));
+            }
+        };
+        Ok(Self { family, weights })
+    }
+
+    /// V: size of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        match &self.family {
+            Family::DenseMamba(model) => model.vocabulary(),
+            Family::DenseRetNet(model) => model.vocabulary(),
+        }
+    }
+
+    /// The states a sequence starts from: zeros.
+    pub fn initial_state<F: Real>(&self) -> State<F> {
+        State::zeros(match &self.family {
+            Family::DenseMamba(model) => model.states(),
+            Family::DenseRetNet(model) => model.states(),
+        })
+    }
+
+    /// The parallel form: many tokens, in chunks. Returns logits `[tokens, V]` and moves the state on.
+    ///
+    /// # Panics
+    /// When a token is not in the vocabulary.
+    pub fn parallel<F: Real>(&self, tokens: &[i64], state: &mut State<F>, trace: &mut dyn Trace<F>) -> Array2<F> {
+        let size = match self.family {
+            Family::DenseMamba(_) => dense_mamba::CHUNK,
+            Family::DenseRetNet(_) => dense_retnet::CHUNK,
+        };
+        let mut first = 0;
+        let mut logits = Vec::new();
+        for chunk in tokens.chunks(size) {
+            logits.push(self.chunk(chunk, state, &mut Seen { trace: &mut *trace, first }));
+            first += chunk.len();
+        }
+        let views: Vec<_> = logits.iter().map(|logits| logits.view()).collect();
+        concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, self.vocabulary())))
+    }
+
+    /// The recurrent form: one token. Returns logits `[V]` and moves the state on.
+    ///
+    /// # Panics
+    /// When the token is not in the vocabulary.
+    pub fn recurrent<F: Real>(&self, token: i64, state: &mut State<F>, trace: &mut dyn Trace<F>) -> Array1<F> {
+        self.chunk(&[token], state, &mut Seen { trace, first: 0 }).remove_axis(Axis(0))
+    }
+
+    fn chunk<F: Real>(&self, tokens: &[i64], state: &mut State<F>, seen: &mut Seen<'_, F>) -> Array2<F> {
+        let logits = match &self.family {
+            Family::DenseMamba(model) => model.chunk(&self.weights, tokens, state, seen),
+            Family::DenseRetNet(model) => model.chunk(&self.weights, tokens, state, seen),
+        };
+        state.position += tokens.len() as i64;
+        seen.see("logits", logits.view());
+        logits
+    }
+}
