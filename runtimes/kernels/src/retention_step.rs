@@ -1,7 +1,7 @@
 //! One token of retention: `S ← γ S + kᵀ v`, `o = RMSNorm(q S / sqrt(s)) ∘ g`.
 //!
-//! A state is read once and written once, in rows; four rows at a time share the loads of `v` and of what is summed
-//! into `o`. Heads are shared out whole if there are enough of them, else in columns.
+//! A state is read once and written once, row after row: one stream in and one out is what memory likes best, while `v`
+//! and the sums in `o` stay in the first cache. Heads are shared out whole if there are enough of them, else in columns.
 
 use crate::{
     Error, Kernel, Level, Operand, Pool, Slot,
@@ -12,10 +12,11 @@ use crate::{
 };
 use densessm_proto::DenseRetNet;
 
-/// Rows of a state that are updated together.
-const ROWS: usize = 4;
 /// Columns that are not divided further.
 const FEWEST_COLUMNS: usize = 64;
+/// Numbers of a layer's states from which on those of all layers are taken to be more than the cache holds: what is
+/// written is not read before the next token, and is written past it.
+const LARGE: usize = 1 << 18;
 
 #[derive(Debug)]
 pub(crate) struct RetentionStep {
@@ -121,7 +122,8 @@ impl Kernel for RetentionStep {
             pool.run(heads * blocks, &|task| {
                 let (head, first) = (task / blocks, task % blocks * columns);
                 let width = columns.min(call.dv - first);
-                self.level.run(Block { call: &call, head, first, width, o, present });
+                let stream = call.state.len() >= LARGE;
+                self.level.run(Block { call: &call, head, first, width, stream, o, present });
             })?;
         }
         for (head, o) in o.chunks_exact_mut(call.dv).enumerate() {
@@ -138,6 +140,7 @@ struct Block<'a> {
     head: usize,
     first: usize,
     width: usize,
+    stream: bool,
     o: Parts<'a>,
     present: Parts<'a>,
 }
@@ -147,7 +150,7 @@ impl Work for Block<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { call, head, first, width, .. } = self;
+        let Self { call, head, first, width, stream, .. } = self;
         let Call { heads, dk, dv, .. } = *call;
         let row = head / heads;
         let decay = DenseRetNet::decay(head % heads) as f32;
@@ -165,61 +168,45 @@ impl Work for Block<'_> {
             if i.is_multiple_of(2) { a * cos - b * sin } else { b * cos + a * sin }
         };
         let from = |i: usize| (head * dk + i) * dv + first;
-        let mut i = 0;
-        while i + ROWS <= dk {
-            let past: [&[f32]; ROWS] = std::array::from_fn(|r| &call.state[from(i + r)..][..width]);
+        for i in 0..dk {
+            let past = &call.state[from(i)..][..width];
             // SAFETY: each task writes its own columns of its own head, a row at a time.
-            let present: [&mut [f32]; ROWS] = std::array::from_fn(|r| unsafe { self.present.part(from(i + r), width) });
-            let weights = std::array::from_fn(|r| (turned(q, i + r), turned(k, i + r)));
-            update(simd, decay, weights, past, present, v, o);
-            i += ROWS;
+            let present = unsafe { self.present.part(from(i), width) };
+            let weights = [decay, turned(q, i), turned(k, i)];
+            if stream {
+                update::<S, true>(simd, weights, past, present, v, o);
+            } else {
+                update::<S, false>(simd, weights, past, present, v, o);
+            }
         }
-        while i < dk {
-            // SAFETY: each task writes its own columns of its own head, a row at a time.
-            let present = [unsafe { self.present.part(from(i), width) }];
-            update(simd, decay, [(turned(q, i), turned(k, i))], [&call.state[from(i)..][..width]], present, v, o);
-            i += 1;
+        if stream {
+            simd.fence();
         }
     }
 }
 
-/// `S_i ← γ S_i + k_i v`, `o ← o + q_i S_i` for some rows i; weights are `(q_i, k_i)`.
+/// `S_i ← γ S_i + k_i v`, `o ← o + q_i S_i` for one row i; weights are `[γ, q_i, k_i]`.
 #[inline(always)]
-fn update<S: Simd, const R: usize>(
+fn update<S: Simd, const STREAM: bool>(
     simd: S,
-    decay: f32,
-    weights: [(f32, f32); R],
-    past: [&[f32]; R],
-    present: [&mut [f32]; R],
+    weights: [f32; 3],
+    past: &[f32],
+    present: &mut [f32],
     v: &[f32],
     o: &mut [f32],
 ) {
-    let decay = simd.splat(decay);
-    let q: [S::F; R] = std::array::from_fn(|r| simd.splat(weights[r].0));
-    let k: [S::F; R] = std::array::from_fn(|r| simd.splat(weights[r].1));
-    let width = o.len();
-    let whole = width - width % S::LANES;
-    let mut at = 0;
-    while at < whole {
-        let value = simd.load(&v[at..whole]);
-        let mut sum = simd.load(&o[at..whole]);
-        for r in 0..R {
-            let s = simd.mul_add(k[r], value, simd.mul(decay, simd.load(&past[r][at..whole])));
-            simd.store(&mut present[r][at..whole], s);
-            sum = simd.mul_add(q[r], s, sum);
+    let [decay, q, k] = weights.map(|weight| simd.splat(weight));
+    let operands = past.chunks(S::LANES).zip(v.chunks(S::LANES));
+    let results = present.chunks_mut(S::LANES).zip(o.chunks_mut(S::LANES));
+    for ((past, v), (present, o)) in operands.zip(results) {
+        let s = simd.mul_add(k, simd.load_some(v), simd.mul(decay, simd.load_some(past)));
+        if STREAM && present.len() == S::LANES {
+            simd.stream(present, s);
+        } else {
+            simd.store_some(present, s);
         }
-        simd.store(&mut o[at..whole], sum);
-        at += S::LANES;
-    }
-    if whole < width {
-        let value = simd.load_some(&v[whole..]);
-        let mut sum = simd.load_some(&o[whole..]);
-        for r in 0..R {
-            let s = simd.mul_add(k[r], value, simd.mul(decay, simd.load_some(&past[r][whole..])));
-            simd.store_some(&mut present[r][whole..], s);
-            sum = simd.mul_add(q[r], s, sum);
-        }
-        simd.store_some(&mut o[whole..], sum);
+        let sum = simd.mul_add(q, s, simd.load_some(o));
+        simd.store_some(o, sum);
     }
 }
 

@@ -56,6 +56,23 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn stream(self, to: &mut [f32], x: __m256) {
+        let to = &mut to[..Self::LANES];
+        if to.as_ptr().cast::<__m256>().is_aligned() {
+            // SAFETY: the token is the proof that the processor has the intrinsic; so many numbers may be written, on
+            // the boundary that it wants.
+            unsafe { _mm256_stream_ps(to.as_mut_ptr(), x) }
+        } else {
+            self.store(to, x);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        intrinsic!(_mm_sfence());
+    }
+
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_add_ps(a, b))
     }

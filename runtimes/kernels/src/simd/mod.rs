@@ -31,6 +31,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::F;
     fn load(self, from: &[f32]) -> Self::F;
     fn store(self, to: &mut [f32], x: Self::F);
+    /// As `store`, past the cache where the processor can and the slice begins on a vector's boundary. What was written
+    /// so is there for other threads after [`Simd::fence`].
+    #[inline(always)]
+    fn stream(self, to: &mut [f32], x: Self::F) {
+        self.store(to, x);
+    }
+    /// Waits for what was streamed.
+    #[inline(always)]
+    fn fence(self) {}
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
