@@ -4,6 +4,7 @@ use crate::cli;
 use crate::terminal::say;
 use anyhow::Result;
 use densessm::{Device, runtime};
+use densessm_kernels::Level;
 use densessm_session::Availability;
 use serde_json::json;
 
@@ -14,6 +15,7 @@ pub(crate) fn run(arguments: &cli::Doctor) -> Result<()> {
         .into_iter()
         .flat_map(|choice| DEVICES.map(|device| (choice, device, choice.availability(device))))
         .collect();
+    let kernels = Level::best().to_string();
     if arguments.json {
         let rows: Vec<_> = rows
             .iter()
@@ -22,10 +24,10 @@ pub(crate) fn run(arguments: &cli::Doctor) -> Result<()> {
                 json!({ "runtime": choice.name(), "device": device.to_string(), "usable": usable, "detail": detail })
             })
             .collect();
-        say!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "runtimes": rows }));
+        say!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "runtimes": rows }));
         return Ok(());
     }
-    say!("densessm {}", env!("CARGO_PKG_VERSION"));
+    say!("densessm {}, kernels for {kernels}", env!("CARGO_PKG_VERSION"));
     for (choice, device, availability) in &rows {
         let (usable, detail) = parts(availability);
         say!("{:<5} {:<8} {:<3} {detail}", choice.name(), device.to_string(), if usable { "yes" } else { "no" });
