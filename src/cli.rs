@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Measure how fast a bundle runs here, beside what the machine allows.
     Bench(Bench),
+    /// Compare a bundle with the checkpoint it was made of, in every form a prompt can be fed.
+    Parity(Parity),
     /// Show what a bundle or an ONNX file holds, and what a token costs.
     Inspect(Inspect),
     /// Make a checkpoint with random weights, for benchmarks and tests.
@@ -146,6 +148,43 @@ pub(crate) struct Bench {
     pub(crate) batch: Vec<usize>,
     #[command(flatten)]
     pub(crate) on: On,
+    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Parity {
+    /// The bundle.
+    #[arg(long)]
+    pub(crate) bundle: PathBuf,
+    /// The checkpoint it was made of.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The runtimes to compare on.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Runtime::Auto])]
+    pub(crate) runtimes: Vec<Runtime>,
+    /// The device; there is no fallback to another one.
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    pub(crate) device: DeviceName,
+    /// Threads within one operator; the runtime's own choice if absent.
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(crate) threads: Option<usize>,
+    /// A text whose beginning is the prompt; tokens without a pattern if absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Tokens of the prompt.
+    #[arg(long, value_name = "N", default_value_t = 65)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens chosen greedily behind the prompt.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) new_tokens: usize,
+    /// Steps of a long run beside the reference; 0 makes none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) drift: usize,
     /// Save the report, in the form that the name asks for: .json, .md or .html.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,

@@ -20,6 +20,7 @@
 
 pub mod bench;
 pub mod inspect;
+pub mod parity;
 pub mod report;
 pub mod runtime;
 

@@ -1,6 +1,7 @@
 //! Choosing the runtime a bundle is loaded on.
 
-use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model, Product, RuntimeInfo};
+use densessm_proto::GraphKind;
+use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model, Probe, Product, RuntimeInfo};
 use std::{num::NonZero, thread, time::Duration};
 
 /// Which runtime to load a bundle on.
@@ -77,6 +78,21 @@ pub fn time_product(
         _ if ort => densessm_ort::time_product(product, device, threads, budget),
         Availability::Usable(_) => densessm_tract::time_product(product, threads, budget),
         Availability::Unusable(problem) => Err(Error::Unusable { what: device.to_string(), problem }),
+    }
+}
+
+/// A graph of a bundle on the processor, whose inner values can be seen.
+///
+/// # Errors
+/// When the runtime cannot be used here or does not take the graph.
+pub fn probe(bundle: &Bundle, choice: Choice, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
+    match choice {
+        Choice::Tract => densessm_tract::probe(bundle, kind, names),
+        Choice::Ort => densessm_ort::probe(bundle, kind, names),
+        Choice::Auto => match densessm_ort::availability(Device::Cpu) {
+            Availability::Usable(_) => densessm_ort::probe(bundle, kind, names),
+            Availability::Unusable(_) => densessm_tract::probe(bundle, kind, names),
+        },
     }
 }
 

@@ -34,6 +34,13 @@ fn bar(what: &'static str, template: &str) -> ProgressBar {
     bar
 }
 
+/// Says what is being done, where there is no telling how long it takes.
+pub(crate) fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
+}
+
 /// Moves a bar that shows itself only once a second has passed.
 pub(crate) fn advance(bar: &ProgressBar, done: u64, total: u64) {
     if bar.elapsed() >= Duration::from_secs(1) {

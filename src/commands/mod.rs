@@ -6,11 +6,17 @@ mod export;
 mod generate;
 mod init;
 mod inspect;
+mod parity;
 mod run;
 
 use crate::cli::{Command, On};
 use anyhow::Result;
 use densessm::{Bundle, LoadOptions, Model, proto::GraphKind, runtime};
+
+/// A check that a command makes was not passed, as it has reported already.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: not passed")]
+pub(crate) struct CheckFailed(pub(crate) &'static str);
 
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<()> {
@@ -19,6 +25,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Parity(arguments) => parity::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -9,4 +9,5 @@ mod command;
 mod conformance;
 mod greedy;
 mod hostile;
+mod parity;
 mod states;

@@ -6,11 +6,13 @@
 
 mod library;
 mod model;
+mod probe;
 mod roofline;
 mod session;
 mod states;
 mod weights;
 
 pub use library::library;
+pub use probe::probe;
 pub use roofline::time_product;
 pub use session::{availability, load};

@@ -251,7 +251,7 @@ impl Model for OrtModel {
     }
 }
 
-fn value(tensor: HostTensor) -> ort::Result<DynValue> {
+pub(crate) fn value(tensor: HostTensor) -> ort::Result<DynValue> {
     let shape = tensor.shape;
     Ok(match tensor.values {
         Values::Float32(values) => Tensor::from_array((shape, values))?.into_dyn(),
@@ -260,7 +260,7 @@ fn value(tensor: HostTensor) -> ort::Result<DynValue> {
     })
 }
 
-fn host(value: &DynValue) -> ort::Result<HostTensor> {
+pub(crate) fn host(value: &DynValue) -> ort::Result<HostTensor> {
     let sizes = |shape: &[i64]| shape.iter().map(|&size| size as usize).collect();
     if value.dtype().tensor_type() == Some(TensorElementType::Int64) {
         let (shape, values) = value.try_extract_tensor::<i64>()?;

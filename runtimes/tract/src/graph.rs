@@ -126,7 +126,7 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
 }
 
 /// Runs tract, whose panics on a graph it did not foresee become errors.
-fn guarded<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+pub(crate) fn guarded<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         Err(TractError::msg(format!("tract panicked: {}", words.unwrap_or("no words"))))

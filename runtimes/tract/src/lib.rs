@@ -14,6 +14,7 @@ mod graph;
 mod inline;
 mod kernels;
 mod model;
+mod probe;
 mod products;
 mod roofline;
 mod states;
@@ -22,6 +23,7 @@ mod tensor;
 pub use roofline::time_product;
 
 use densessm_session::{Availability, Bundle, Device, Error, LoadOptions, Model};
+pub use probe::probe;
 
 /// The version of tract this is built on.
 pub const VERSION: &str = "0.23.9";

@@ -1,0 +1,61 @@
+//! `densessm parity`
+
+use super::CheckFailed;
+use crate::{
+    cli, interrupt,
+    terminal::{self, say},
+};
+use anyhow::{Context, Result};
+use densessm::{
+    Bundle, Checkpoint, Place, Tokenizer,
+    parity::{self, Plan},
+    report::Format,
+};
+use std::{ops::ControlFlow, sync::atomic::Ordering};
+
+pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
+    // Refused now and not after everything was compared.
+    arguments.report.as_deref().map(Format::of).transpose()?;
+    let stopped = interrupt::watch()?;
+    let bundle = Bundle::open(&arguments.bundle)?;
+    let reference = parity::reference(&Checkpoint::open(&arguments.model)?)?;
+    let plan = Plan {
+        tokens: tokens(arguments, &bundle)?,
+        new_tokens: arguments.new_tokens,
+        drift: arguments.drift,
+        runtimes: arguments.runtimes.iter().map(|&runtime| runtime.into()).collect(),
+        device: arguments.device.into(),
+        threads: arguments.threads,
+    };
+    let bar = terminal::spinner();
+    let checked = parity::check(&bundle, &reference, &plan, &mut |next| {
+        bar.set_message(next.to_owned());
+        if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    let checked = checked?;
+    let report = checked.report()?;
+    say!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
+    if let Some(path) = &arguments.report {
+        report.save(path)?;
+    }
+    if checked.passed { Ok(()) } else { Err(CheckFailed("parity").into()) }
+}
+
+/// The text's tokens, or some that follow no pattern.
+fn tokens(arguments: &cli::Parity, bundle: &Bundle) -> Result<Vec<i64>> {
+    let count = arguments.prompt_tokens;
+    if let Some(path) = &arguments.text {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let tokens = Tokenizer::open(bundle.dir())?.encode(&text, Place::Start)?;
+        return Ok(tokens.into_iter().take(count).map(i64::from).collect());
+    }
+    let vocabulary = bundle.architecture().vocab_size() as u64;
+    let mut state = 1_u64;
+    Ok((0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocabulary) as i64
+        })
+        .collect())
+}

@@ -1,0 +1,247 @@
+//! The first value inside a graph that leaves the reference.
+//!
+//! Each graph is run alone on what the reference has at that point, so that an error is seen where it arises: the
+//! parallel graph on the prompt from zeros, the recurrent graph on single tokens with the reference's states before them.
+
+use super::{Error, measure::Tally};
+use crate::{
+    Bundle, HostTensor, Values,
+    proto::{Architecture, GraphKind},
+    runtime,
+};
+use densessm_reference::{Reference, State, Trace};
+use densessm_session::Probe;
+use ndarray::{Array2, ArrayView2, Axis};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Tokens that the graphs are looked into for.
+const TOKENS: usize = 24;
+
+/// Where a graph leaves the reference.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    /// The runtime.
+    pub runtime: String,
+    /// The graph.
+    pub graph: String,
+    /// The layer, if it is in one.
+    pub layer: Option<usize>,
+    /// The module of the checkpoint whose output it is, or the state or output.
+    pub tensor: String,
+    /// The largest error there.
+    pub error: f64,
+    /// The largest that is let pass.
+    pub allowed: f64,
+}
+
+/// What the reference sees on its way, by name and in order.
+#[derive(Default)]
+struct Seen {
+    order: Vec<String>,
+    values: BTreeMap<String, Array2<f64>>,
+}
+
+impl Trace<f64> for Seen {
+    fn see(&mut self, name: &str, _: usize, value: ArrayView2<'_, f64>) {
+        match self.values.get_mut(name) {
+            // The next chunk's rows; all have one width.
+            Some(known) => drop(known.append(Axis(0), value)),
+            None => {
+                self.order.push(name.to_owned());
+                self.values.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+}
+
+/// Looks into both graphs, and returns what is found first in each that goes wrong.
+pub(super) fn bisect(
+    bundle: &Bundle,
+    reference: &Reference,
+    tokens: &[i64],
+    choice: &runtime::Choice,
+    name: &str,
+) -> Result<Vec<Found>, Error> {
+    let tokens = &tokens[..tokens.len().min(TOKENS)];
+    let mut all = Vec::new();
+    for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
+        if bundle.graph_path(kind).is_err() {
+            continue;
+        }
+        let layers = bundle.architecture().num_hidden_layers();
+        let probes = probes(bundle.architecture(), layers, kind);
+        let names: Vec<String> = probes.values().cloned().collect();
+        let mut probe = runtime::probe(bundle, *choice, kind, &names)?;
+        let found = match kind {
+            GraphKind::Parallel => parallel(&mut *probe, reference, tokens, &probes)?,
+            GraphKind::Recurrent => recurrent(&mut *probe, reference, tokens, &probes)?,
+        };
+        all.extend(found.map(|found| Found { runtime: name.to_owned(), graph: kind.to_string(), ..found }));
+    }
+    Ok(all)
+}
+
+fn parallel(
+    probe: &mut dyn Probe,
+    reference: &Reference,
+    tokens: &[i64],
+    probes: &BTreeMap<String, String>,
+) -> Result<Option<Found>, Error> {
+    // From states that are not zero, so that a state that is left out shows.
+    let (before, tokens) = tokens.split_at(tokens.len() / 3);
+    let mut state = reference.initial_state::<f64>();
+    reference.parallel(before, &mut state, &mut ());
+    let mut given = inputs(tokens, &state);
+    given.insert("sequence_lengths".to_owned(), integers32(&[tokens.len() as i32]));
+    let got = probe.run(given)?;
+    let mut seen = Seen::default();
+    reference.parallel(tokens, &mut state, &mut seen);
+    Ok(first(&got, &seen, &state, probes))
+}
+
+fn recurrent(
+    probe: &mut dyn Probe,
+    reference: &Reference,
+    tokens: &[i64],
+    probes: &BTreeMap<String, String>,
+) -> Result<Option<Found>, Error> {
+    let mut state = reference.initial_state::<f64>();
+    for &token in tokens {
+        let got = probe.run(inputs(&[token], &state))?;
+        let mut seen = Seen::default();
+        reference.recurrent(token, &mut state, &mut seen);
+        if let Some(found) = first(&got, &seen, &state, probes) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn inputs(tokens: &[i64], state: &State<f64>) -> BTreeMap<String, HostTensor> {
+    let batch = |shape: &[usize]| std::iter::once(1).chain(shape.iter().copied()).collect();
+    let mut given: BTreeMap<String, HostTensor> = state
+        .tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let values = tensor.iter().map(|&x| x as f32).collect();
+            (name.clone(), HostTensor { shape: batch(tensor.shape()), values: Values::Float32(values) })
+        })
+        .collect();
+    let ids = HostTensor { shape: vec![1, tokens.len()], values: Values::Int64(tokens.to_vec()) };
+    given.insert("input_ids".to_owned(), ids);
+    // Only models that count positions have this input.
+    if !state.tensors.keys().any(|name| name.ends_with("conv_state")) && is_retention(state) {
+        let past = HostTensor { shape: vec![1], values: Values::Int64(vec![state.position]) };
+        given.insert("past_length".to_owned(), past);
+    }
+    given
+}
+
+/// Whether the states are those of heads: `[H, dk, dv]`.
+fn is_retention(state: &State<f64>) -> bool {
+    state.tensors.values().all(|tensor| tensor.ndim() == 3)
+}
+
+fn integers32(values: &[i32]) -> HostTensor {
+    HostTensor { shape: vec![values.len()], values: Values::Int32(values.to_vec()) }
+}
+
+/// The first value, in the order of computation, that is further off than is let pass.
+fn first(
+    got: &BTreeMap<String, HostTensor>,
+    seen: &Seen,
+    state: &State<f64>,
+    probes: &BTreeMap<String, String>,
+) -> Option<Found> {
+    let off = |value: &HostTensor, expected: &[f64]| {
+        let Values::Float32(values) = &value.values else { return None };
+        let mut tally = Tally::default();
+        tally.add(values, expected);
+        (tally.max() > tally.allowed()).then_some((tally.max(), tally.allowed()))
+    };
+    let found = |tensor: &str, (error, allowed): (f64, f64)| Found {
+        runtime: String::new(),
+        graph: String::new(),
+        layer: layer(tensor),
+        tensor: tensor.to_owned(),
+        error,
+        allowed,
+    };
+    for name in &seen.order {
+        // The state of a layer is known when the layer is.
+        if let Some(layer) = whole_layer(name) {
+            for (state, expected) in state.tensors.iter().filter(|(name, _)| name.split('.').nth(1) == Some(layer)) {
+                let present = state.replacen("past_key_values", "present", 1);
+                let expected: Vec<f64> = expected.iter().copied().collect();
+                if let Some(error) = got.get(&present).and_then(|value| off(value, &expected)) {
+                    return Some(found(&present, error));
+                }
+            }
+        }
+        let Some(value) = probes.get(name).and_then(|probe| got.get(probe)) else { continue };
+        let mut expected: Vec<f64> = seen.values[name].iter().copied().collect();
+        if name == "logits" && value.shape.get(1) == Some(&1) {
+            expected = seen.values[name].rows().into_iter().next_back()?.to_vec();
+        }
+        if let Some(error) = off(value, &expected) {
+            return Some(found(name, error));
+        }
+    }
+    None
+}
+
+/// The layer of `….layers.{l}` or `….layers.{l}.…`, or of a state.
+fn layer(name: &str) -> Option<usize> {
+    let mut parts = name.split('.').skip_while(|part| *part != "layers" && *part != "present");
+    parts.nth(1)?.parse().ok()
+}
+
+/// The layer, if the name is that of a whole one.
+fn whole_layer(name: &str) -> Option<&str> {
+    let (_, layer) = name.split_once(".layers.")?;
+    (!layer.contains('.')).then_some(layer)
+}
+
+/// Which of the graph's values is which of the reference's.
+fn probes(architecture: &Architecture, layers: usize, kind: GraphKind) -> BTreeMap<String, String> {
+    let parallel = kind == GraphKind::Parallel;
+    let mut probes = BTreeMap::from([("logits".to_owned(), "logits".to_owned())]);
+    let mut add = |reference: String, graph: String| drop(probes.insert(reference, graph));
+    match architecture {
+        Architecture::DenseMamba(_) => {
+            add("backbone.embeddings".to_owned(), "backbone/Gather".to_owned());
+            for l in 0..layers {
+                let (r, g) = (format!("backbone.layers.{l}"), format!("backbone/layers/{l}"));
+                let scan = if parallel { "SelectiveScan" } else { "SelectiveStep" };
+                add(format!("{r}.norm"), format!("{g}/norm/Mul"));
+                add(format!("{r}.mixer.conv1d"), format!("{g}/mixer/CausalConv.0"));
+                add(format!("{r}.mixer.x_proj"), format!("{g}/mixer/x_proj/MatMul"));
+                add(format!("{r}.mixer.dt_proj"), format!("{g}/mixer/dt_proj/MatMul"));
+                for gate in ["channel_gate", "state_gate"] {
+                    add(format!("{r}.mixer.dense.{gate}"), format!("{g}/mixer/dense/{gate}/fc2/MatMul"));
+                }
+                add(format!("{r}.mixer.scan"), format!("{g}/mixer/{scan}.0"));
+                add(r, format!("{g}/Add"));
+            }
+        }
+        Architecture::DenseRetNet(_) => {
+            add("model.embed_tokens".to_owned(), "model/Gather".to_owned());
+            for l in 0..layers {
+                let (r, g) = (format!("model.layers.{l}"), format!("model/layers/{l}"));
+                let retention = if parallel { "Retention" } else { "RetentionStep" };
+                add(format!("{r}.input_layernorm"), format!("{g}/input_layernorm/Mul"));
+                add(format!("{r}.self_attn.q_proj"), format!("{g}/self_attn/Split.0"));
+                for select in ["k_select", "v_select"] {
+                    add(format!("{r}.self_attn.{select}.fc2"), format!("{g}/self_attn/{select}/fc2/MatMul"));
+                }
+                add(format!("{r}.self_attn.k_norm"), format!("{g}/self_attn/DenseNorm"));
+                add(format!("{r}.self_attn.v_norm"), format!("{g}/self_attn/DenseNorm_1"));
+                add(format!("{r}.self_attn.retention"), format!("{g}/self_attn/{retention}.0"));
+                add(format!("{r}.self_attn.to_out.0"), format!("{g}/self_attn/to_out/0/MatMul"));
+                add(r, format!("{g}/Add"));
+            }
+        }
+    }
+    probes
+}
