@@ -82,7 +82,7 @@ fn call(
         let name = name.replacen("past_key_values", "present", 1).replacen("past_length", "present_length", 1);
         binding.bind_output(name, state)?;
     }
-    binding.bind_output_to_device("logits", &Allocator::default().memory_info())?;
+    binding.bind_output_to_device("logits", Allocator::default().memory_info())?;
     let outputs = session.run_binding(binding)?;
     let (_, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
     let likeliest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
