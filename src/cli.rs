@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Compare a bundle with the checkpoint it was made of, in every form a prompt can be fed.
     Parity(Parity),
+    /// Perplexity of a text.
+    Eval(Eval),
     /// Show what a bundle or an ONNX file holds, and what a token costs.
     Inspect(Inspect),
     /// Make a checkpoint with random weights, for benchmarks and tests.
@@ -185,6 +187,40 @@ pub(crate) struct Parity {
     /// Steps of a long run beside the reference; 0 makes none.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) drift: usize,
+    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Eval {
+    /// The bundle.
+    #[arg(long)]
+    pub(crate) bundle: PathBuf,
+    /// The text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Tokens of a window: each begins with zero states, and its first token is not predicted.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) window: usize,
+    /// Tokens from one window's beginning to the next; the window's length if absent. Where windows overlap, a token
+    /// counts once, in the first that predicts it.
+    #[arg(long, value_name = "N")]
+    pub(crate) stride: Option<usize>,
+    /// Windows side by side.
+    #[arg(long, value_name = "B", default_value_t = 8)]
+    pub(crate) batch: usize,
+    /// Read so many tokens of the text; all if absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// End with exit code 1 if the perplexity is above this.
+    #[arg(long, value_name = "PPL")]
+    pub(crate) threshold: Option<f64>,
+    #[command(flatten)]
+    pub(crate) on: On,
     /// Save the report, in the form that the name asks for: .json, .md or .html.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,

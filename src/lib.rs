@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod eval;
 pub mod inspect;
 pub mod parity;
 pub mod report;

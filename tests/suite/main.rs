@@ -7,6 +7,7 @@ mod bench;
 mod bundles;
 mod command;
 mod conformance;
+mod eval;
 mod greedy;
 mod hostile;
 mod parity;

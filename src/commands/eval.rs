@@ -1,0 +1,49 @@
+//! `densessm eval`
+
+use super::{CheckFailed, load};
+use crate::{
+    cli, interrupt,
+    terminal::{self, say},
+};
+use anyhow::{Context, Result};
+use densessm::{
+    Bundle, Place, Tokenizer,
+    eval::{self, Plan},
+    report::Format,
+};
+use std::{fs, ops::ControlFlow, sync::atomic::Ordering};
+
+pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
+    // Refused now and not after everything was measured.
+    arguments.report.as_deref().map(Format::of).transpose()?;
+    let stopped = interrupt::watch()?;
+    let bundle = Bundle::open(&arguments.bundle)?;
+    let text = fs::read_to_string(&arguments.text).with_context(|| arguments.text.display().to_string())?;
+    let tokens = Tokenizer::open(bundle.dir())?.encode(&text, Place::Start)?;
+    let limit = arguments.max_tokens.unwrap_or(usize::MAX);
+    let tokens: Vec<i64> = tokens.into_iter().take(limit).map(i64::from).collect();
+    let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
+    let mut model = load(&bundle, graphs, &arguments.on)?;
+
+    let stride = arguments.stride.unwrap_or(arguments.window);
+    let plan = Plan { window: arguments.window, stride, batch: arguments.batch };
+    let bar = terminal::step_bar("reading");
+    let measured = eval::measure(&mut *model, &tokens, &plan, &mut |done, total| {
+        terminal::advance(&bar, done as u64, total as u64);
+        if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    let measured = measured?;
+    let report = measured.report()?;
+    say!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
+    if let Some(path) = &arguments.report {
+        report.save(path)?;
+    }
+    match arguments.threshold {
+        // What is not a number is not below either.
+        Some(threshold) if measured.perplexity > threshold || measured.perplexity.is_nan() => {
+            Err(CheckFailed("perplexity").into())
+        }
+        _ => Ok(()),
+    }
+}
