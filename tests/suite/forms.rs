@@ -1,0 +1,190 @@
+//! Every form of every model against the reference: lengths around what kernels and chunks divide by, batches, every
+//! split of a prompt between the two graphs, states saved and restored.
+
+use crate::bundles::{LOWERINGS, RUNTIMES, exported, golden, load};
+use densessm::{
+    Checkpoint, ExportOptions, Model, Snapshot, States, TokenBatch, Values, parity,
+    parity::{ABSOLUTE, RELATIVE},
+};
+use densessm_reference::{Reference, State};
+use ndarray::Array2;
+
+/// Convolutions here have 3 and 4 taps, chunks of the kernels 16 and 64 tokens, those of the reference 64 and 256.
+const LENGTHS: [usize; 12] = [1, 2, 3, 4, 15, 17, 63, 64, 65, 128, 256, 300];
+/// Only in the longer form.
+const LONG: [usize; 2] = [1024, 2048];
+const MODELS: [&str; 4] = [
+    "mamba-m0-transformers",
+    "densemamba-m2-both-gates",
+    "densemamba-m3-state-gate-linear-untied",
+    "denseretnet-m2-hub-layout-4-heads",
+];
+
+/// What the reference makes of a prompt, at every length asked for.
+struct Oracle {
+    tokens: Vec<i64>,
+    logits: Array2<f64>,
+    states: Vec<(usize, State<f64>)>,
+}
+
+impl Oracle {
+    fn new(model: &str, lengths: &[usize]) -> Self {
+        let reference: Reference = parity::reference(&Checkpoint::open(&golden(model)).unwrap()).unwrap();
+        let longest = *lengths.iter().max().unwrap();
+        let tokens: Vec<i64> =
+            (0..longest).map(|i| ((i * i * 31 + i * 7 + 5) % reference.vocabulary()) as i64).collect();
+        let mut state = reference.initial_state::<f64>();
+        let (mut rows, mut states, mut done) = (Vec::new(), Vec::new(), 0);
+        for &length in lengths {
+            rows.push(reference.parallel(&tokens[done..length], &mut state, &mut ()));
+            states.push((length, state.clone()));
+            done = length;
+        }
+        let views: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
+        Self { tokens, logits: ndarray::concatenate(ndarray::Axis(0), &views).unwrap(), states }
+    }
+
+    /// Checks the logits that follow a prefix.
+    #[track_caller]
+    fn follows(&self, length: usize, got: &[f32], what: &str) {
+        close(got, self.logits.row(length - 1).iter().copied(), &format!("{what}: after {length} tokens"));
+    }
+
+    /// Checks the states after a prefix.
+    #[track_caller]
+    fn left(&self, length: usize, row: &Snapshot, what: &str) {
+        let (_, state) = self.states.iter().find(|(known, _)| *known == length).unwrap();
+        for (name, tensor) in row.tensors() {
+            let Values::Float32(got) = &tensor.values else { panic!("{name}: expected floats") };
+            close(got, state.tensors[name].iter().copied(), &format!("{what}: {name} after {length} tokens"));
+        }
+    }
+}
+
+#[track_caller]
+fn close(got: &[f32], expected: impl Iterator<Item = f64> + Clone, what: &str) {
+    let allowed = ABSOLUTE + RELATIVE * expected.clone().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+    let mut count = 0;
+    for (got, expected) in got.iter().zip(expected) {
+        let error = (f64::from(*got) - expected).abs();
+        assert!(error <= allowed, "{what}: expected {expected} within {allowed}, got {got}");
+        count += 1;
+    }
+    assert_eq!(count, got.len(), "{what}");
+}
+
+/// Every model in every lowering on every runtime.
+fn everywhere(check: impl Fn(&mut dyn Model, &str, &str)) {
+    for model in MODELS {
+        for lowering in LOWERINGS {
+            let exported = exported(&golden(model), &ExportOptions { lowering, ..ExportOptions::default() });
+            for runtime in RUNTIMES {
+                let what = format!("{model}, {lowering}, {}", runtime.name());
+                check(&mut *load(&exported.bundle, runtime), model, &what);
+            }
+        }
+    }
+}
+
+fn prompts_of(lengths: &[usize]) {
+    let oracles = MODELS.map(|model| Oracle::new(model, lengths));
+    everywhere(|model, name, what| {
+        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+        for &length in lengths {
+            let mut states = model.initial_states(1).unwrap();
+            let tokens = TokenBatch::new(&oracle.tokens[..length], std::slice::from_ref(&length)).unwrap();
+            let got = model.prefill(&tokens, &mut states).unwrap().at(0, 0).to_vec();
+            oracle.follows(length, &got, what);
+            oracle.left(length, &states.snapshot().unwrap(), what);
+        }
+    });
+}
+
+#[test]
+fn prompts_of_every_length_leave_the_right_logits_and_states() {
+    prompts_of(&LENGTHS);
+}
+
+/// The longer form: `cargo test --release --test suite -- --ignored`.
+#[test]
+#[ignore = "the functions of standard operators are slow on long prompts"]
+fn long_prompts_leave_the_right_logits_and_states() {
+    prompts_of(&LONG);
+}
+
+#[test]
+fn rows_of_a_batch_are_what_they_are_alone() {
+    let lengths = [1, 2, 5, 9, 16, 32];
+    let oracles = MODELS.map(|model| Oracle::new(model, &[1, 2, 5, 9, 16, 32, 33]));
+    everywhere(|model, name, what| {
+        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+        for batch in [1, 2, 6] {
+            let lengths = &lengths[6 - batch..];
+            let width = 32;
+            let row =
+                |&length: &usize| oracle.tokens[..length].iter().copied().chain(std::iter::repeat_n(1, width - length));
+            let ids: Vec<i64> = lengths.iter().flat_map(row).collect();
+            let mut states = model.initial_states(batch).unwrap();
+            let logits = model.prefill(&TokenBatch::new(&ids, lengths).unwrap(), &mut states).unwrap();
+            for (row, &length) in lengths.iter().enumerate() {
+                oracle.follows(length, logits.last(row, length), what);
+            }
+            let snapshot = states.snapshot().unwrap();
+            for (row, &length) in lengths.iter().enumerate() {
+                oracle.left(length, &snapshot.select(&[row]).unwrap(), what);
+            }
+            // One step more, each row from where it is.
+            let next: Vec<i64> = lengths.iter().map(|&length| oracle.tokens[length]).collect();
+            let logits = model.step(&next, &mut states).unwrap();
+            for (row, &length) in lengths.iter().enumerate() {
+                oracle.follows(length + 1, logits.at(row, 0), &format!("{what}: row {row} of {batch}"));
+            }
+        }
+    });
+}
+
+/// Steps through the rest of a prompt, checking each.
+fn steps(model: &mut dyn Model, states: &mut States, oracle: &Oracle, from: usize, what: &str) {
+    for at in from..oracle.tokens.len() {
+        let got = model.step(&oracle.tokens[at..=at], states).unwrap().at(0, 0).to_vec();
+        oracle.follows(at + 1, &got, what);
+    }
+}
+
+#[test]
+fn every_split_of_a_prompt_between_the_graphs_is_the_same_prompt() {
+    let oracles = MODELS.map(|model| Oracle::new(model, &[65]));
+    everywhere(|model, name, what| {
+        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+        for cut in 1..65 {
+            let mut states = model.initial_states(1).unwrap();
+            model.prefill(&TokenBatch::new(&oracle.tokens[..cut], &[cut]).unwrap(), &mut states).unwrap();
+            // What is left, in steps or, where it is much, in a call after one step.
+            if cut > 48 {
+                steps(model, &mut states, oracle, cut, &format!("{what}: cut at {cut}"));
+            } else {
+                model.step(&oracle.tokens[cut..=cut], &mut states).unwrap();
+                let rest = &oracle.tokens[cut + 1..];
+                let logits = model.prefill(&TokenBatch::new(rest, &[rest.len()]).unwrap(), &mut states).unwrap();
+                oracle.follows(65, logits.at(0, 0), &format!("{what}: cut at {cut}"));
+            }
+            oracle.left(65, &states.snapshot().unwrap(), what);
+        }
+    });
+}
+
+#[test]
+fn states_saved_and_restored_in_the_middle_go_on_as_before() {
+    let oracles = MODELS.map(|model| Oracle::new(model, &[40]));
+    let folder = tempfile::tempdir().unwrap();
+    everywhere(|model, name, what| {
+        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+        let mut states = model.initial_states(1).unwrap();
+        model.prefill(&TokenBatch::new(&oracle.tokens[..17], &[17]).unwrap(), &mut states).unwrap();
+        let path = folder.path().join("state");
+        states.snapshot().unwrap().save(&path).unwrap();
+        let mut restored = model.restore(&Snapshot::load(&path).unwrap()).unwrap();
+        steps(model, &mut restored, oracle, 17, what);
+        oracle.left(40, &restored.snapshot().unwrap(), what);
+    });
+}
