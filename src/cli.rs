@@ -62,6 +62,10 @@ pub(crate) struct Export {
     /// Replace a bundle that is there already.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Compare the bundle with the checkpoint once it is written, as `parity` does, on a short prompt; exit code 1 if
+    /// they do not agree.
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Report as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,9 +1,15 @@
 //! `densessm export`
 
+use super::CheckFailed;
 use crate::terminal::say;
 use crate::{cli, interrupt, terminal};
 use anyhow::Result;
-use densessm::{Checkpoint, ExportOptions, export, proto::Manifest};
+use densessm::{
+    Bundle, Checkpoint, Device, ExportOptions, export,
+    parity::{self, Plan},
+    proto::Manifest,
+    runtime,
+};
 use serde_json::json;
 use std::{
     ops::ControlFlow,
@@ -11,6 +17,9 @@ use std::{
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
+
+/// Tokens of the prompt with which a bundle is verified.
+const VERIFIED_TOKENS: i64 = 16;
 
 pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     let started = Instant::now();
@@ -30,7 +39,31 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     });
     bar.finish_and_clear();
     let exported = exported?;
-    report(&arguments.out, &exported.manifest, started.elapsed(), arguments.json)
+    report(&arguments.out, &exported.manifest, started.elapsed(), arguments.json)?;
+    if arguments.verify { verify(&checkpoint, &arguments.out) } else { Ok(()) }
+}
+
+/// A short form of `densessm parity`. Says on stderr how it went: stdout is the export's.
+fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
+    let bundle = Bundle::open(out)?;
+    let reference = parity::reference(checkpoint)?;
+    let vocabulary = bundle.architecture().vocab_size() as i64;
+    let plan = Plan {
+        tokens: (0..VERIFIED_TOKENS).map(|i| (i * i * 31 + i * 7 + 5) % vocabulary).collect(),
+        new_tokens: 4,
+        drift: 0,
+        runtimes: vec![runtime::Choice::Auto],
+        device: Device::Cpu,
+        threads: None,
+    };
+    let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(()))?;
+    if checked.passed {
+        let worst = checked.measures.iter().map(|measure| measure.max_error / measure.allowed).fold(0.0, f64::max);
+        eprintln!("verified: errors reach {:.1} % of what is let pass", 100.0 * worst);
+        return Ok(());
+    }
+    eprint!("{}", checked.report()?.text(terminal::width()));
+    Err(CheckFailed("the bundle's comparison with the checkpoint").into())
 }
 
 fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> Result<()> {

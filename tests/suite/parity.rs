@@ -2,7 +2,7 @@
 
 use crate::{
     bundles::{golden, models, trained},
-    command::{bundle, densessm, error, printed},
+    command::{bundle, densessm, error, export, printed},
 };
 use densessm::proto::onnx::{GraphProto, ModelProto, NodeProto};
 use prost::Message;
@@ -56,6 +56,17 @@ fn a_long_run_stays_with_the_reference_and_reports_are_saved() {
         let printed = printed(command.arg("--report").arg(&path));
         assert!(printed.contains("A long run") && printed.contains("passed"), "{printed}");
         assert!(fs::read_to_string(path).unwrap().contains(sign), "{name}");
+    }
+}
+
+#[test]
+fn export_verifies_what_it_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["densemamba-m3-state-gate-linear-untied", "denseretnet-m1-reference-layout"] {
+        let out = folder.path().join(model);
+        let output = export(&golden(model), &out).arg("--verify").output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("verified: errors reach"));
     }
 }
 
