@@ -185,8 +185,9 @@ fn together(
     let mut states = model.initial_states(group.len())?;
     let logits = model.prefill(&TokenBatch::new(&ids, &lengths)?, &mut states)?;
     for (row, window) in group.iter().enumerate() {
-        for target in window.first..window.end {
-            add(logits.at(row, target - 1 - window.begin), tokens[target]);
+        let before = window.first - 1 - window.begin;
+        for (offset, &target) in tokens[window.first..window.end].iter().enumerate() {
+            add(logits.at(row, before + offset), target);
         }
     }
     Ok(())
