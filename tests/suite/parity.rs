@@ -23,9 +23,9 @@ fn parity(bundle: &Path, model: &Path) -> Command {
 fn every_model_passes_on_every_runtime() {
     for model in models() {
         let (_folder, out) = bundle(&model);
-        let new_tokens = if out_of_training(&model) { "256" } else { "32" };
+        let new_tokens: u64 = if out_of_training(&model) { 256 } else { 32 };
         let mut command = parity(&out, &model);
-        command.args(["--runtimes", "ort,tract", "--json", "--new-tokens", new_tokens]);
+        command.args(["--runtimes", "ort,tract", "--json", "--new-tokens", &new_tokens.to_string()]);
         let report: Value = serde_json::from_str(&printed(&mut command)).unwrap();
         assert_eq!(report["passed"], true, "{report:#}");
         for measure in report["measures"].as_array().unwrap() {
@@ -34,7 +34,7 @@ fn every_model_passes_on_every_runtime() {
             assert!(error < 0.5 * allowed, "{}: {measure}", model.display());
         }
         let greedy = report["greedy"].as_array().unwrap();
-        let compared = |greedy: &Value| greedy["tokens"].to_string() == new_tokens && greedy["parted"].is_null();
+        let compared = |greedy: &Value| greedy["tokens"] == new_tokens && greedy["parted"].is_null();
         assert!(greedy.len() == 2 && greedy.iter().all(compared), "{report:#}");
     }
 }
