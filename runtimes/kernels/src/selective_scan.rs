@@ -22,6 +22,8 @@ use std::ops::Range;
 
 /// Channels of a block: some cache lines of every token, and states that fit the first cache.
 const BLOCK: usize = 64;
+/// Numbers of a cache line.
+const LINE: usize = 16;
 /// Tokens whose Δ is computed together.
 const CHUNK: usize = 16;
 
@@ -241,6 +243,13 @@ impl<F: Copy> Running<'_, F> {
         let steps = chunk.delta.chunks_exact(vectors).zip(chunk.driven.chunks_exact(vectors));
         for (token, ((delta, driven), read)) in tokens.zip(steps.zip(chunk.read.chunks_exact_mut(vectors))) {
             let (b, readout) = (place.states_of(self.of.b, token), readout(token));
+            // A token's numbers lie too far from the next one's for the processor to foresee.
+            if token + CHUNK < place.time {
+                for numbers in [self.of.delta, self.of.u] {
+                    let ahead = place.channels_of(numbers, token + CHUNK);
+                    ahead.chunks(LINE).for_each(|line| simd.prefetch(line));
+                }
+            }
             let running = self.h.chunks_exact_mut(place.states);
             for ((h, read), (delta, driven)) in running.zip(read).zip(delta.iter().zip(driven)) {
                 // In registers: what is behind a reference would be stored and loaded again for every state.

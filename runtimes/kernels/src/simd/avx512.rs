@@ -126,6 +126,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, from: &[f32]) {
+        // SAFETY: the token is the proof that the processor has the intrinsic; it is a hint, and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         intrinsic!(_mm512_reduce_add_ps(a))
     }

@@ -55,6 +55,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn shift(self, x: Self::F, bits: Self::F) -> Self::F;
     /// `x` where `y` is a number, else `y`.
     fn keep_nan(self, x: Self::F, y: Self::F) -> Self::F;
+    /// Asks for the cache line at the front of a slice, which will be loaded soon; where there is no way to, nothing.
+    #[inline(always)]
+    fn prefetch(self, _from: &[f32]) {}
     /// The sum of all lanes.
     fn sum(self, a: Self::F) -> f32;
 }
