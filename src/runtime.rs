@@ -33,6 +33,12 @@ impl Choice {
         if info.runtime == Self::Tract.name() { Self::Tract } else { Self::Ort }
     }
 
+    /// Whether it comes to ONNX Runtime on a device.
+    fn is_ort(self, device: Device) -> bool {
+        let found = || matches!(densessm_ort::availability(device), Availability::Usable(_));
+        self == Self::Ort || self == Self::Auto && (device != Device::Cpu || found())
+    }
+
     /// Whether this runtime can be used here on a device; of [`Choice::Auto`], whether any can.
     pub fn availability(self, device: Device) -> Availability {
         match self {
@@ -69,30 +75,28 @@ pub fn time_product(
     threads: Option<usize>,
 ) -> Result<Duration, Error> {
     let budget = Duration::from_millis(500);
-    let ort = match choice {
-        Choice::Ort => true,
-        Choice::Tract => false,
-        Choice::Auto => device != Device::Cpu || matches!(densessm_ort::availability(device), Availability::Usable(_)),
-    };
     match densessm_tract::availability(device) {
-        _ if ort => densessm_ort::time_product(product, device, threads, budget),
+        _ if choice.is_ort(device) => densessm_ort::time_product(product, device, threads, budget),
         Availability::Usable(_) => densessm_tract::time_product(product, threads, budget),
         Availability::Unusable(problem) => Err(Error::Unusable { what: device.to_string(), problem }),
     }
 }
 
-/// A graph of a bundle on the processor, whose inner values can be seen.
+/// A graph of a bundle whose inner values can be seen.
 ///
 /// # Errors
-/// When the runtime cannot be used here or does not take the graph.
-pub fn probe(bundle: &Bundle, choice: Choice, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
-    match choice {
-        Choice::Tract => densessm_tract::probe(bundle, kind, names),
-        Choice::Ort => densessm_ort::probe(bundle, kind, names),
-        Choice::Auto => match densessm_ort::availability(Device::Cpu) {
-            Availability::Usable(_) => densessm_ort::probe(bundle, kind, names),
-            Availability::Unusable(_) => densessm_tract::probe(bundle, kind, names),
-        },
+/// When the runtime or the device cannot be used here, or the runtime does not take the graph.
+pub fn probe(
+    bundle: &Bundle,
+    choice: Choice,
+    device: Device,
+    kind: GraphKind,
+    names: &[String],
+) -> Result<Box<dyn Probe>, Error> {
+    match densessm_tract::availability(device) {
+        _ if choice.is_ort(device) => densessm_ort::probe(bundle, device, kind, names),
+        Availability::Usable(_) => densessm_tract::probe(bundle, kind, names),
+        Availability::Unusable(problem) => Err(Error::Unusable { what: device.to_string(), problem }),
     }
 }
 

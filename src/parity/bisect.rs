@@ -1,11 +1,12 @@
 //! The first value inside a graph that leaves the reference.
 //!
 //! Each graph is run alone on what the reference has at that point, so that an error is seen where it arises: the
-//! parallel graph on the prompt from zeros, the recurrent graph on single tokens with the reference's states before them.
+//! parallel graph on a whole row beside a padded one, the recurrent graph on single tokens with the reference's states
+//! before them.
 
 use super::{Error, measure::Tally};
 use crate::{
-    Bundle, HostTensor, Values,
+    Bundle, Device, HostTensor, Values,
     proto::{Architecture, GraphKind},
     runtime,
 };
@@ -29,6 +30,8 @@ pub struct Found {
     pub layer: Option<usize>,
     /// The module of the checkpoint whose output it is, or the state or output.
     pub tensor: String,
+    /// Whether only a row that is shorter than its batch shows it.
+    pub padded: bool,
     /// The largest error there.
     pub error: f64,
     /// The largest that is let pass.
@@ -60,8 +63,8 @@ pub(super) fn bisect(
     bundle: &Bundle,
     reference: &Reference,
     tokens: &[i64],
-    choice: &runtime::Choice,
-    name: &str,
+    choice: runtime::Choice,
+    device: Device,
 ) -> Result<Vec<Found>, Error> {
     let tokens = &tokens[..tokens.len().min(TOKENS)];
     let mut all = Vec::new();
@@ -72,12 +75,12 @@ pub(super) fn bisect(
         let layers = bundle.architecture().num_hidden_layers();
         let probes = probes(bundle.architecture(), layers, kind);
         let names: Vec<String> = probes.values().cloned().collect();
-        let mut probe = runtime::probe(bundle, *choice, kind, &names)?;
+        let mut probe = runtime::probe(bundle, choice, device, kind, &names)?;
         let found = match kind {
             GraphKind::Parallel => parallel(&mut *probe, reference, tokens, &probes)?,
             GraphKind::Recurrent => recurrent(&mut *probe, reference, tokens, &probes)?,
         };
-        all.extend(found.map(|found| Found { runtime: name.to_owned(), graph: kind.to_string(), ..found }));
+        all.extend(found.map(|found| Found { runtime: choice.name().to_owned(), graph: kind.to_string(), ..found }));
     }
     Ok(all)
 }
@@ -92,12 +95,21 @@ fn parallel(
     let (before, tokens) = tokens.split_at(tokens.len() / 3);
     let mut state = reference.initial_state::<f64>();
     reference.parallel(before, &mut state, &mut ());
-    let mut given = inputs(tokens, &state);
-    given.insert("sequence_lengths".to_owned(), integers32(&[tokens.len() as i32]));
+    let width = tokens.len();
+    let lengths = [width, width.div_ceil(2)];
+    let mut given = inputs(&[tokens, tokens], &state);
+    let counts = lengths.iter().map(|&length| length as i32).collect();
+    given.insert("sequence_lengths".to_owned(), HostTensor { shape: vec![2], values: Values::Int32(counts) });
     let got = probe.run(given)?;
-    let mut seen = Seen::default();
-    reference.parallel(tokens, &mut state, &mut seen);
-    Ok(first(&got, &seen, &state, probes))
+    for (row, &length) in lengths.iter().enumerate() {
+        let (mut seen, mut state) = (Seen::default(), state.clone());
+        reference.parallel(&tokens[..length], &mut state, &mut seen);
+        let got = Row { got: &got, rows: lengths.len(), row, width, length };
+        if let Some(found) = first(&got, &seen, &state, probes) {
+            return Ok(Some(Found { padded: length < width, ..found }));
+        }
+    }
+    Ok(None)
 }
 
 fn recurrent(
@@ -108,9 +120,10 @@ fn recurrent(
 ) -> Result<Option<Found>, Error> {
     let mut state = reference.initial_state::<f64>();
     for &token in tokens {
-        let got = probe.run(inputs(&[token], &state))?;
+        let got = probe.run(inputs(&[&[token]], &state))?;
         let mut seen = Seen::default();
         reference.recurrent(token, &mut state, &mut seen);
+        let got = Row { got: &got, rows: 1, row: 0, width: 1, length: 1 };
         if let Some(found) = first(&got, &seen, &state, probes) {
             return Ok(Some(found));
         }
@@ -118,21 +131,48 @@ fn recurrent(
     Ok(None)
 }
 
-fn inputs(tokens: &[i64], state: &State<f64>) -> BTreeMap<String, HostTensor> {
-    let batch = |shape: &[usize]| std::iter::once(1).chain(shape.iter().copied()).collect();
+/// One row of a batch that a graph was run on.
+struct Row<'g> {
+    got: &'g BTreeMap<String, HostTensor>,
+    rows: usize,
+    row: usize,
+    /// Tokens of the batch.
+    width: usize,
+    /// Tokens of the row.
+    length: usize,
+}
+
+impl Row<'_> {
+    /// A value of the row, without what stands behind its last token if there is a vector for each: `[T, …]`.
+    fn value(&self, name: &str, by_token: bool) -> Option<&[f32]> {
+        let value = self.got.get(name)?;
+        let Values::Float32(values) = &value.values else { return None };
+        let each = values.len() / self.rows;
+        let own = values.get(self.row * each..)?.get(..each)?;
+        match by_token && value.shape.get(1) == Some(&self.width) {
+            true => own.get(..each / self.width * self.length),
+            false => Some(own),
+        }
+    }
+}
+
+/// Rows of tokens, all behind one state.
+fn inputs(rows: &[&[i64]], state: &State<f64>) -> BTreeMap<String, HostTensor> {
+    let batch = |shape: &[usize]| std::iter::once(rows.len()).chain(shape.iter().copied()).collect();
     let mut given: BTreeMap<String, HostTensor> = state
         .tensors
         .iter()
         .map(|(name, tensor)| {
-            let values = tensor.iter().map(|&x| x as f32).collect();
+            let one: Vec<f32> = tensor.iter().map(|&x| x as f32).collect();
+            let values = one.repeat(rows.len());
             (name.clone(), HostTensor { shape: batch(tensor.shape()), values: Values::Float32(values) })
         })
         .collect();
-    let ids = HostTensor { shape: vec![1, tokens.len()], values: Values::Int64(tokens.to_vec()) };
+    let ids = HostTensor { shape: vec![rows.len(), rows[0].len()], values: Values::Int64(rows.concat()) };
     given.insert("input_ids".to_owned(), ids);
     // Only models that count positions have this input.
     if !state.tensors.keys().any(|name| name.ends_with("conv_state")) && is_retention(state) {
-        let past = HostTensor { shape: vec![1], values: Values::Int64(vec![state.position]) };
+        let past = HostTensor { shape: vec![rows.len()], values: Values::Int64(vec![state.position; rows.len()]) };
         given.insert("past_length".to_owned(), past);
     }
     given
@@ -143,19 +183,9 @@ fn is_retention(state: &State<f64>) -> bool {
     state.tensors.values().all(|tensor| tensor.ndim() == 3)
 }
 
-fn integers32(values: &[i32]) -> HostTensor {
-    HostTensor { shape: vec![values.len()], values: Values::Int32(values.to_vec()) }
-}
-
 /// The first value, in the order of computation, that is further off than is let pass.
-fn first(
-    got: &BTreeMap<String, HostTensor>,
-    seen: &Seen,
-    state: &State<f64>,
-    probes: &BTreeMap<String, String>,
-) -> Option<Found> {
-    let off = |value: &HostTensor, expected: &[f64]| {
-        let Values::Float32(values) = &value.values else { return None };
+fn first(got: &Row<'_>, seen: &Seen, state: &State<f64>, probes: &BTreeMap<String, String>) -> Option<Found> {
+    let off = |values: &[f32], expected: &[f64]| {
         let mut tally = Tally::default();
         tally.add(values, expected);
         (tally.max() > tally.allowed()).then_some((tally.max(), tally.allowed()))
@@ -165,6 +195,7 @@ fn first(
         graph: String::new(),
         layer: layer(tensor),
         tensor: tensor.to_owned(),
+        padded: false,
         error,
         allowed,
     };
@@ -174,17 +205,19 @@ fn first(
             for (state, expected) in state.tensors.iter().filter(|(name, _)| name.split('.').nth(1) == Some(layer)) {
                 let present = state.replacen("past_key_values", "present", 1);
                 let expected: Vec<f64> = expected.iter().copied().collect();
-                if let Some(error) = got.get(&present).and_then(|value| off(value, &expected)) {
+                if let Some(error) = got.value(&present, false).and_then(|value| off(value, &expected)) {
                     return Some(found(&present, error));
                 }
             }
         }
-        let Some(value) = probes.get(name).and_then(|probe| got.get(probe)) else { continue };
-        let mut expected: Vec<f64> = seen.values[name].iter().copied().collect();
-        if name == "logits" && value.shape.get(1) == Some(&1) {
-            expected = seen.values[name].rows().into_iter().next_back()?.to_vec();
+        let Some(value) = probes.get(name).and_then(|probe| got.value(probe, true)) else { continue };
+        let expected = &seen.values[name];
+        let mut all: Vec<f64> = expected.iter().copied().collect();
+        // Where logits are the last token's alone.
+        if name == "logits" && value.len() == expected.ncols() {
+            all = expected.rows().into_iter().next_back()?.to_vec();
         }
-        if let Some(error) = off(value, &expected) {
+        if let Some(error) = off(value, &all) {
             return Some(found(name, error));
         }
     }

@@ -108,7 +108,10 @@ fn found(all: &[Found]) -> Section {
     for found in all {
         table.row([
             found.runtime.clone().into(),
-            found.graph.clone().into(),
+            match found.padded {
+                true => format!("{}, a padded row", found.graph).into(),
+                false => found.graph.clone().into(),
+            },
             found.layer.map_or(Cell::Absent, Cell::from),
             found.tensor.clone().into(),
             Cell::number(found.error, ""),

@@ -228,7 +228,7 @@ const PLANTED: [Planted; 17] = [
     Planted {
         what: "a layer takes a padded row for two tokens longer",
         model: MAMBA,
-        layer: None, // only padded rows show it, and graphs are looked into with whole ones
+        layer: Some(1),
         plant: |bundle| {
             let [parallel, _] = bundle.graphs();
             let scan = parallel.node.iter_mut().find(|node| node.name.contains("layers/1/") && node.op_type == SCAN[0]);

@@ -3,10 +3,10 @@
 use crate::{
     library,
     model::{host, value},
-    session::failed,
+    session::{failed, providers, usable},
 };
 use densessm_proto::{GraphKind, onnx::ModelProto};
-use densessm_session::{Bundle, Error, HostTensor, Probe, expose, inputs};
+use densessm_session::{Bundle, Device, Error, HostTensor, Probe, expose, inputs};
 use ort::{
     logging::LogLevel,
     session::{Session, SessionInputValue},
@@ -23,12 +23,13 @@ struct OrtProbe {
     session: Session,
 }
 
-/// Loads a graph of a bundle on the processor, with those values of `names` that it has as outputs.
+/// Loads a graph of a bundle on a device, with those values of `names` that it has as outputs.
 ///
 /// # Errors
-/// When ONNX Runtime cannot be used or does not take the graph.
-pub fn probe(bundle: &Bundle, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
+/// When ONNX Runtime or the device cannot be used or does not take the graph.
+pub fn probe(bundle: &Bundle, device: Device, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
     let loaded = library::loaded()?;
+    usable(device)?;
     let path = bundle.graph_path(kind)?;
     let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
     let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
@@ -36,9 +37,12 @@ pub fn probe(bundle: &Bundle, kind: GraphKind, names: &[String]) -> Result<Box<d
     let Some(graph) = &mut model.graph else { return Err(broken("the model holds no graph".to_owned())) };
     expose(graph, names);
     let open = || -> ort::Result<Session> {
-        let builder = Session::builder(&loaded.environment)?
+        let mut builder = Session::builder(&loaded.environment)?
             .with_log_level(LogLevel::Error)?
-            .with_operators(densessm_ort_operators::domain()?)?;
+            .with_execution_providers(providers(device))?;
+        if device == Device::Cpu {
+            builder = builder.with_operators(densessm_ort_operators::domain()?)?;
+        }
         let mut builder = builder.with_config_entry(WEIGHTS, bundle.dir().to_string_lossy())?;
         builder.commit_from_memory(&model.encode_to_vec())
     };

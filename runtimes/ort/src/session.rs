@@ -64,7 +64,7 @@ pub fn availability(device: Device) -> Availability {
 }
 
 /// Whether this build of ONNX Runtime has a device's provider and the device answers.
-fn usable(device: Device) -> Result<(), Error> {
+pub(crate) fn usable(device: Device) -> Result<(), Error> {
     let (present, provider) = match device {
         Device::Cpu => return Ok(()),
         Device::Cuda => (CUDA::is_available(), CUDA::default().build()),
@@ -88,7 +88,7 @@ fn usable(device: Device) -> Result<(), Error> {
     }
 }
 
-fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
+pub(crate) fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
     match device {
         Device::Cpu => Vec::new(),
         Device::Cuda => vec![CUDA::default().build().error_on_failure()],
