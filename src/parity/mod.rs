@@ -166,7 +166,8 @@ pub fn check(bundle: &Bundle, reference: &Reference, plan: &Plan, watch: Watch<'
         }
     }
     parity.passed = !parity.drift.iter().any(|(_, points)| drifted(points))
-        && parity.measures.iter().all(|m| m.passed) && parity.greedy.iter().all(|greedy| greedy.passed);
+        && parity.measures.iter().all(|m| m.passed)
+        && parity.greedy.iter().all(|greedy| greedy.passed);
     Ok(parity)
 }
 
