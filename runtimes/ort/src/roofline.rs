@@ -1,9 +1,11 @@
 //! What ONNX Runtime makes of a device at best: one matrix product, timed as a session of its own.
 
-use crate::{library, session::failed};
+use crate::{
+    library,
+    session::{cuda, failed},
+};
 use densessm_session::{Device, Error, Product, quickest};
 use ort::{
-    ep::CUDA,
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{Session, builder::GraphOptimizationLevel},
     value::Tensor,
@@ -28,7 +30,7 @@ pub fn time_product(
             Session::builder(&loaded.environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
         if device != Device::Cpu {
             // TensorRT's card is CUDA's: its ceiling is measured with CUDA's own product.
-            builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
+            builder = builder.with_execution_providers([cuda().error_on_failure()])?;
         }
         if let Some(threads) = threads {
             builder = builder.with_intra_threads(threads)?;
