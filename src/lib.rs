@@ -33,5 +33,6 @@ pub use densessm_generate::{
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
-    Bundle, Device, HostTensor, LoadOptions, Logits, Model, Product, RuntimeInfo, Snapshot, States, TokenBatch, Values,
+    Availability, Bundle, Device, HostTensor, LoadOptions, Logits, Model, Product, RuntimeInfo, Snapshot, States,
+    TokenBatch, Values,
 };

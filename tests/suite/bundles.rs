@@ -11,11 +11,6 @@ use tempfile::TempDir;
 pub(crate) const RUNTIMES: [runtime::Choice; 2] = runtime::ALL;
 pub(crate) const LOWERINGS: [Lowering; 2] = [Lowering::Function, Lowering::Inline];
 
-/// The largest error of a value: `max|got - want| / (ABSOLUTE + RELATIVE · max|want|)` stays at 1 or below. fp32 sums
-/// of a few hundred terms in another order, and the goldens' own rounding, leave some 1e-4 of logits around 5.
-pub(crate) const ABSOLUTE: f32 = 2e-4;
-pub(crate) const RELATIVE: f32 = 3e-4;
-
 fn tests() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
@@ -101,18 +96,4 @@ impl Golden {
     pub(crate) fn at(&self, row: usize, time: usize) -> &[f32] {
         &self.logits[(row * self.time + time) * self.vocabulary..][..self.vocabulary]
     }
-}
-
-/// Compares values with those wanted.
-#[track_caller]
-pub(crate) fn assert_close(got: &[f32], want: &[f32], what: &str) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let largest = want.iter().fold(0_f32, |largest, value| largest.max(value.abs()));
-    let error = got
-        .iter()
-        .zip(want)
-        .map(|(got, want)| (got - want).abs())
-        .fold(0_f32, |a, b| if b.is_nan() { b } else { a.max(b) });
-    let allowed = ABSOLUTE + RELATIVE * largest;
-    assert!(error <= allowed, "{what}: expected an error of at most {allowed}, got {error}");
 }

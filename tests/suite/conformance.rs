@@ -1,43 +1,49 @@
 //! The checks of `tests/conformance/check_bundle.py`, on every runtime of ours.
 
-use crate::bundles::{Golden, LOWERINGS, RUNTIMES, assert_close, exported, load, models};
+use crate::{
+    bundles::{Golden, exported, models},
+    table::{Tolerance, rows},
+};
 use densessm::{ExportOptions, Model, TokenBatch, proto::Logits};
 
 #[test]
 fn every_model_agrees_with_its_golden_on_every_runtime_in_every_form() {
     for model in models() {
         let golden = Golden::open(&model);
-        for lowering in LOWERINGS {
+        for row in rows() {
             for logits in [Logits::Last, Logits::All] {
-                let exported = exported(&model, &ExportOptions { lowering, logits, ..ExportOptions::default() });
-                for runtime in RUNTIMES {
-                    let what = format!("{}, {lowering}, {logits:?}, {}", model.display(), runtime.name());
-                    judge(&mut *load(&exported.bundle, runtime), &golden, &what);
-                }
+                let options = ExportOptions { lowering: row.lowering, logits, ..ExportOptions::default() };
+                let exported = exported(&model, &options);
+                let what = format!("{}, {logits:?}, {}", model.display(), row.name());
+                judge(&mut *row.load(&exported.bundle), &golden, row.tolerance, &what);
             }
         }
     }
 }
 
-fn judge(model: &mut dyn Model, golden: &Golden, what: &str) {
-    ragged_batch(model, golden, what);
-    step_by_step(model, golden, what);
-    handed_over(model, golden, what);
-    in_pieces(model, golden, what);
-    batch_of_steps(model, golden, what);
+fn judge(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
+    ragged_batch(model, golden, tolerance, what);
+    step_by_step(model, golden, tolerance, what);
+    handed_over(model, golden, tolerance, what);
+    in_pieces(model, golden, tolerance, what);
+    batch_of_steps(model, golden, tolerance, what);
 }
 
 /// A right-padded batch gives each row's logits and states as the row alone does.
-fn ragged_batch(model: &mut dyn Model, golden: &Golden, what: &str) {
+fn ragged_batch(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
     let batch = golden.lengths.len();
     let mut states = model.initial_states(batch).unwrap();
     let tokens = TokenBatch::new(&golden.ids, &golden.lengths).unwrap();
     let logits = model.prefill(&tokens, &mut states).unwrap();
     for (row, &length) in golden.lengths.iter().enumerate() {
-        assert_close(logits.last(row, length), golden.at(row, length - 1), &format!("{what}: ragged row {row}"));
+        tolerance.assert_close(
+            logits.last(row, length),
+            golden.at(row, length - 1),
+            &format!("{what}: ragged row {row}"),
+        );
         for position in (0..length).take_while(|_| logits.positions > 1) {
             let what = format!("{what}: ragged row {row}, token {position}");
-            assert_close(logits.at(row, position), golden.at(row, position), &what);
+            tolerance.assert_close(logits.at(row, position), golden.at(row, position), &what);
         }
     }
     let together = states.snapshot().unwrap();
@@ -48,7 +54,7 @@ fn ragged_batch(model: &mut dyn Model, golden: &Golden, what: &str) {
         assert_eq!(alone.lengths(), row_of_batch.lengths(), "{what}");
         for (name, tensor) in alone.tensors() {
             let what = format!("{what}: row {row}, {name}");
-            assert_close(floats(&row_of_batch.tensors()[name]), floats(tensor), &what);
+            tolerance.assert_close(floats(&row_of_batch.tensors()[name]), floats(tensor), &what);
         }
     }
 }
@@ -60,30 +66,30 @@ fn floats(tensor: &densessm::HostTensor) -> &[f32] {
     }
 }
 
-fn step_by_step(model: &mut dyn Model, golden: &Golden, what: &str) {
+fn step_by_step(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
     let mut states = model.initial_states(1).unwrap();
     for (time, &token) in golden.row(0).iter().enumerate() {
         let logits = model.step(&[token], &mut states).unwrap();
-        assert_close(logits.at(0, 0), golden.at(0, time), &format!("{what}: step {time}"));
+        tolerance.assert_close(logits.at(0, 0), golden.at(0, time), &format!("{what}: step {time}"));
     }
 }
 
 /// Prefill hands over to steps, at several places.
-fn handed_over(model: &mut dyn Model, golden: &Golden, what: &str) {
+fn handed_over(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
     let row = golden.row(0);
     for cut in [1, 2, 3, row.len() / 2, row.len() - 1] {
         let mut states = model.initial_states(1).unwrap();
         let logits = model.prefill(&TokenBatch::new(&row[..cut], &[cut]).unwrap(), &mut states).unwrap();
-        assert_close(logits.last(0, cut), golden.at(0, cut - 1), &format!("{what}: prefill of {cut}"));
+        tolerance.assert_close(logits.last(0, cut), golden.at(0, cut - 1), &format!("{what}: prefill of {cut}"));
         for (time, &token) in row.iter().enumerate().skip(cut) {
             let logits = model.step(&[token], &mut states).unwrap();
-            assert_close(logits.at(0, 0), golden.at(0, time), &format!("{what}: step {time} after {cut}"));
+            tolerance.assert_close(logits.at(0, 0), golden.at(0, time), &format!("{what}: step {time} after {cut}"));
         }
     }
 }
 
 /// A prompt fed in pieces of many sizes, to either graph in turn.
-fn in_pieces(model: &mut dyn Model, golden: &Golden, what: &str) {
+fn in_pieces(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
     let row = golden.row(0);
     let mut states = model.initial_states(1).unwrap();
     let mut at = 0_usize;
@@ -98,19 +104,27 @@ fn in_pieces(model: &mut dyn Model, golden: &Golden, what: &str) {
         } else {
             model.prefill(&TokenBatch::new(piece, &[piece.len()]).unwrap(), &mut states).unwrap()
         };
-        assert_close(logits.last(0, piece.len()), golden.at(0, at - 1), &format!("{what}: pieces up to {at}"));
+        tolerance.assert_close(
+            logits.last(0, piece.len()),
+            golden.at(0, at - 1),
+            &format!("{what}: pieces up to {at}"),
+        );
     }
     assert_eq!(states.lengths(), [row.len() as i64]);
 }
 
-fn batch_of_steps(model: &mut dyn Model, golden: &Golden, what: &str) {
+fn batch_of_steps(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
     let batch = golden.lengths.len();
     let mut states = model.initial_states(batch).unwrap();
     for time in 0..*golden.lengths.iter().min().unwrap() {
         let tokens: Vec<i64> = (0..batch).map(|row| golden.row(row)[time]).collect();
         let logits = model.step(&tokens, &mut states).unwrap();
         for row in 0..batch {
-            assert_close(logits.at(row, 0), golden.at(row, time), &format!("{what}: batched step {time}, row {row}"));
+            tolerance.assert_close(
+                logits.at(row, 0),
+                golden.at(row, time),
+                &format!("{what}: batched step {time}, row {row}"),
+            );
         }
     }
 }

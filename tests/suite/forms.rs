@@ -1,17 +1,17 @@
 //! Every form of every model against the reference: lengths around what kernels and chunks divide by, batches, every
 //! split of a prompt between the two graphs, states saved and restored.
 
-use crate::bundles::{LOWERINGS, RUNTIMES, exported, golden, load};
-use densessm::{
-    Checkpoint, ExportOptions, Model, Snapshot, States, TokenBatch, Values, parity,
-    parity::{ABSOLUTE, RELATIVE},
+use crate::{
+    bundles::{exported, golden},
+    table::{Row, Tolerance, rows},
 };
+use densessm::{Checkpoint, ExportOptions, Model, Snapshot, States, TokenBatch, Values, parity};
 use densessm_reference::{Reference, State};
 use ndarray::Array2;
 
 /// Convolutions here have 3 and 4 taps, chunks of the kernels 16 and 64 tokens, those of the reference 64 and 256.
 const LENGTHS: [usize; 12] = [1, 2, 3, 4, 15, 17, 63, 64, 65, 128, 256, 300];
-/// Only in the longer form.
+/// Of more chunks than one everywhere.
 const LONG: [usize; 2] = [1024, 2048];
 const MODELS: [&str; 4] = [
     "mamba-m0-transformers",
@@ -46,50 +46,54 @@ impl Oracle {
 
     /// Checks the logits that follow a prefix.
     #[track_caller]
-    fn follows(&self, length: usize, got: &[f32], what: &str) {
-        close(got, self.logits.row(length - 1).iter().copied(), &format!("{what}: after {length} tokens"));
+    fn follows(&self, length: usize, got: &[f32], what: &What) {
+        let expected = self.logits.row(length - 1).to_vec();
+        what.tolerance.assert_close(got, &expected, &format!("{}: after {length} tokens", what.name));
     }
 
     /// Checks the states after a prefix.
     #[track_caller]
-    fn left(&self, length: usize, row: &Snapshot, what: &str) {
+    fn left(&self, length: usize, row: &Snapshot, what: &What) {
         let (_, state) = self.states.iter().find(|(known, _)| *known == length).unwrap();
         for (name, tensor) in row.tensors() {
             let Values::Float32(got) = &tensor.values else { panic!("{name}: expected floats") };
-            close(got, state.tensors[name].iter().copied(), &format!("{what}: {name} after {length} tokens"));
+            let expected: Vec<f64> = state.tensors[name].iter().copied().collect();
+            what.tolerance.assert_close(got, &expected, &format!("{}: {name} after {length} tokens", what.name));
         }
     }
 }
 
-#[track_caller]
-fn close(got: &[f32], expected: impl Iterator<Item = f64> + Clone, what: &str) {
-    let allowed = ABSOLUTE + RELATIVE * expected.clone().fold(0.0_f64, |largest, x| largest.max(x.abs()));
-    let mut count = 0;
-    for (got, expected) in got.iter().zip(expected) {
-        let error = (f64::from(*got) - expected).abs();
-        assert!(error <= allowed, "{what}: expected {expected} within {allowed}, got {got}");
-        count += 1;
-    }
-    assert_eq!(count, got.len(), "{what}");
+/// What is compared, and how far off it may be.
+struct What {
+    name: String,
+    tolerance: &'static Tolerance,
 }
 
-/// Every model in every lowering on every runtime.
-fn everywhere(check: impl Fn(&mut dyn Model, &str, &str)) {
-    for model in MODELS {
-        for lowering in LOWERINGS {
-            let exported = exported(&golden(model), &ExportOptions { lowering, ..ExportOptions::default() });
-            for runtime in RUNTIMES {
-                let what = format!("{model}, {lowering}, {}", runtime.name());
-                check(&mut *load(&exported.bundle, runtime), model, &what);
-            }
-        }
+impl What {
+    fn and(&self, more: String) -> Self {
+        Self { name: format!("{}: {more}", self.name), ..*self }
     }
 }
 
-fn prompts_of(lengths: &[usize]) {
+/// Every model, with what the reference makes of it at some lengths, in every row of the table that is run here.
+fn everywhere(lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &What)) {
+    among(rows(), lengths, check);
+}
+
+fn among(rows: impl Iterator<Item = &'static Row>, lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &What)) {
     let oracles = MODELS.map(|model| Oracle::new(model, lengths));
-    everywhere(|model, name, what| {
-        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+    for row in rows {
+        for (model, oracle) in MODELS.into_iter().zip(&oracles) {
+            let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+            let exported = exported(&golden(model), &options);
+            let what = What { name: format!("{model}, {}", row.name()), tolerance: row.tolerance };
+            check(&mut *row.load(&exported.bundle), oracle, &what);
+        }
+    }
+}
+
+fn prompts_of(rows: impl Iterator<Item = &'static Row>, lengths: &[usize]) {
+    among(rows, lengths, |model, oracle, what| {
         for &length in lengths {
             let mut states = model.initial_states(1).unwrap();
             let tokens = TokenBatch::new(&oracle.tokens[..length], std::slice::from_ref(&length)).unwrap();
@@ -102,22 +106,25 @@ fn prompts_of(lengths: &[usize]) {
 
 #[test]
 fn prompts_of_every_length_leave_the_right_logits_and_states() {
-    prompts_of(&LENGTHS);
+    prompts_of(rows(), &LENGTHS);
+}
+
+#[test]
+fn long_prompts_leave_the_right_logits_and_states_by_the_kernels() {
+    prompts_of(rows().filter(|row| row.has_kernels()), &LONG);
 }
 
 /// The longer form: `cargo test --release --test suite -- --ignored`.
 #[test]
-#[ignore = "the functions of standard operators are slow on long prompts"]
-fn long_prompts_leave_the_right_logits_and_states() {
-    prompts_of(&LONG);
+#[ignore = "standard operators are slow on long prompts"]
+fn long_prompts_leave_the_right_logits_and_states_by_standard_operators() {
+    prompts_of(rows().filter(|row| !row.has_kernels()), &LONG);
 }
 
 #[test]
 fn rows_of_a_batch_are_what_they_are_alone() {
     let lengths = [1, 2, 5, 9, 16, 32];
-    let oracles = MODELS.map(|model| Oracle::new(model, &[1, 2, 5, 9, 16, 32, 33]));
-    everywhere(|model, name, what| {
-        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+    everywhere(&[1, 2, 5, 9, 16, 32, 33], |model, oracle, what| {
         for batch in [1, 2, 6] {
             let lengths = &lengths[6 - batch..];
             let width = 32;
@@ -137,14 +144,14 @@ fn rows_of_a_batch_are_what_they_are_alone() {
             let next: Vec<i64> = lengths.iter().map(|&length| oracle.tokens[length]).collect();
             let logits = model.step(&next, &mut states).unwrap();
             for (row, &length) in lengths.iter().enumerate() {
-                oracle.follows(length + 1, logits.at(row, 0), &format!("{what}: row {row} of {batch}"));
+                oracle.follows(length + 1, logits.at(row, 0), &what.and(format!("row {row} of {batch}")));
             }
         }
     });
 }
 
 /// Steps through the rest of a prompt, checking each.
-fn steps(model: &mut dyn Model, states: &mut States, oracle: &Oracle, from: usize, what: &str) {
+fn steps(model: &mut dyn Model, states: &mut States, oracle: &Oracle, from: usize, what: &What) {
     for at in from..oracle.tokens.len() {
         let got = model.step(&oracle.tokens[at..=at], states).unwrap().at(0, 0).to_vec();
         oracle.follows(at + 1, &got, what);
@@ -153,20 +160,18 @@ fn steps(model: &mut dyn Model, states: &mut States, oracle: &Oracle, from: usiz
 
 #[test]
 fn every_split_of_a_prompt_between_the_graphs_is_the_same_prompt() {
-    let oracles = MODELS.map(|model| Oracle::new(model, &[65]));
-    everywhere(|model, name, what| {
-        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+    everywhere(&[65], |model, oracle, what| {
         for cut in 1..65 {
             let mut states = model.initial_states(1).unwrap();
             model.prefill(&TokenBatch::new(&oracle.tokens[..cut], &[cut]).unwrap(), &mut states).unwrap();
             // What is left, in steps or, where it is much, in a call after one step.
             if cut > 48 {
-                steps(model, &mut states, oracle, cut, &format!("{what}: cut at {cut}"));
+                steps(model, &mut states, oracle, cut, &what.and(format!("cut at {cut}")));
             } else {
                 model.step(&oracle.tokens[cut..=cut], &mut states).unwrap();
                 let rest = &oracle.tokens[cut + 1..];
                 let logits = model.prefill(&TokenBatch::new(rest, &[rest.len()]).unwrap(), &mut states).unwrap();
-                oracle.follows(65, logits.at(0, 0), &format!("{what}: cut at {cut}"));
+                oracle.follows(65, logits.at(0, 0), &what.and(format!("cut at {cut}")));
             }
             oracle.left(65, &states.snapshot().unwrap(), what);
         }
@@ -175,10 +180,8 @@ fn every_split_of_a_prompt_between_the_graphs_is_the_same_prompt() {
 
 #[test]
 fn states_saved_and_restored_in_the_middle_go_on_as_before() {
-    let oracles = MODELS.map(|model| Oracle::new(model, &[40]));
     let folder = tempfile::tempdir().unwrap();
-    everywhere(|model, name, what| {
-        let oracle = &oracles[MODELS.iter().position(|known| *known == name).unwrap()];
+    everywhere(&[40], |model, oracle, what| {
         let mut states = model.initial_states(1).unwrap();
         model.prefill(&TokenBatch::new(&oracle.tokens[..17], &[17]).unwrap(), &mut states).unwrap();
         let path = folder.path().join("state");

@@ -14,3 +14,4 @@ mod hostile;
 mod parity;
 mod random;
 mod states;
+mod table;

@@ -1,6 +1,9 @@
 //! States: saved, restored, forked, handed from one runtime to another.
 
-use crate::bundles::{Golden, RUNTIMES, assert_close, exported, golden, load};
+use crate::{
+    bundles::{Golden, RUNTIMES, exported, golden, load},
+    table::FP32,
+};
 use densessm::{ExportOptions, Snapshot, TokenBatch};
 
 const MODELS: [&str; 2] = ["densemamba-m2-both-gates", "denseretnet-m2-hub-layout-4-heads"];
@@ -32,7 +35,7 @@ fn states_saved_on_one_runtime_go_on_on_any_other() {
                 let logits = model.step(&next, &mut states).unwrap();
                 for (i, &row) in rows.iter().enumerate() {
                     let what = format!("{name}, {} to {}, row {row}", from.name(), to.name());
-                    assert_close(logits.at(i, 0), golden.at(row, cut), &what);
+                    FP32.assert_close(logits.at(i, 0), golden.at(row, cut), &what);
                 }
             }
         }
@@ -57,7 +60,7 @@ fn a_fork_goes_its_own_way() {
             }
             assert_eq!((states.lengths(), fork.lengths()), (&[4][..], &[7][..]));
             let logits = model.step(&row[4..5], &mut states).unwrap();
-            assert_close(logits.at(0, 0), golden.at(0, 4), &format!("{name} on {}", runtime.name()));
+            FP32.assert_close(logits.at(0, 0), golden.at(0, 4), &format!("{name} on {}", runtime.name()));
         }
     }
 }
@@ -79,7 +82,7 @@ fn a_call_that_fails_leaves_the_states_as_they_were() {
             assert!(model.step(&[0, 0], &mut states).is_err(), "two tokens for one row");
             assert!(model.prefill(&TokenBatch::new(&[0, -1], &[2]).unwrap(), &mut states).is_err());
             let logits = model.step(&row[4..5], &mut states).unwrap();
-            assert_close(logits.at(0, 0), golden.at(0, 4), &format!("{name} on {}", runtime.name()));
+            FP32.assert_close(logits.at(0, 0), golden.at(0, 4), &format!("{name} on {}", runtime.name()));
         }
     }
 }

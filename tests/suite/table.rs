@@ -1,0 +1,152 @@
+//! The table: every runtime, device, lowering and precision, how far off its results may be, and why some are not run.
+
+use densessm::{Availability, Bundle, Device, Model, proto::Lowering, runtime};
+
+/// How far off results may be.
+#[derive(Debug)]
+pub(crate) struct Tolerance {
+    /// What the weights are stored as.
+    pub(crate) precision: &'static str,
+    absolute: f64,
+    relative: f64,
+}
+
+/// Sums of a few hundred terms in another order, and the goldens' own rounding, leave some 1e-4 of logits around 5.
+pub(crate) const FP32: Tolerance = Tolerance { precision: "fp32", absolute: 2e-4, relative: 3e-4 };
+
+impl Tolerance {
+    /// Compares values with those expected: `max|got - expected| <= absolute + relative · max|expected|`.
+    #[track_caller]
+    pub(crate) fn assert_close<E: Copy + Into<f64>>(&self, got: &[f32], expected: &[E], what: &str) {
+        let expected: Vec<f64> = expected.iter().copied().map(Into::into).collect();
+        assert_eq!(got.len(), expected.len(), "{what}");
+        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+        let allowed = self.absolute + self.relative * largest;
+        for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
+            let error = (f64::from(got) - expected).abs();
+            // What is not a number passes no comparison.
+            let passes = error <= allowed;
+            assert!(passes, "{what}: expected {expected} within {allowed} at {i}, got {got}");
+        }
+    }
+}
+
+/// Where a row is run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Where {
+    /// On every machine.
+    Everywhere,
+    /// Where the device answers.
+    OnTheDevice,
+    /// Nowhere, as the runtime says in these words.
+    Nowhere(&'static str),
+}
+
+/// A row.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) runtime: runtime::Choice,
+    pub(crate) device: Device,
+    pub(crate) lowering: Lowering,
+    pub(crate) tolerance: &'static Tolerance,
+    place: Where,
+}
+
+const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, place: Where) -> Row {
+    Row { runtime, device, lowering, tolerance: &FP32, place }
+}
+
+const TABLE: [Row; 12] = {
+    use Device::{Cpu, Cuda, TensorRt};
+    use Lowering::{Function, Inline};
+    use Where::{Everywhere, Nowhere, OnTheDevice};
+    use runtime::Choice::{Ort, Tract};
+    const NO_CARD: Where = Nowhere("tract runs on the CPU");
+    [
+        row(Ort, Cpu, Function, Everywhere),
+        row(Ort, Cpu, Inline, Everywhere),
+        row(Ort, Cuda, Function, OnTheDevice),
+        row(Ort, Cuda, Inline, OnTheDevice),
+        row(Ort, TensorRt, Function, OnTheDevice),
+        row(Ort, TensorRt, Inline, OnTheDevice),
+        row(Tract, Cpu, Function, Everywhere),
+        row(Tract, Cpu, Inline, Everywhere),
+        row(Tract, Cuda, Function, NO_CARD),
+        row(Tract, Cuda, Inline, NO_CARD),
+        row(Tract, TensorRt, Function, NO_CARD),
+        row(Tract, TensorRt, Inline, NO_CARD),
+    ]
+};
+
+/// The rows that are run here.
+pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(|row| row.skipped().is_none())
+}
+
+impl Row {
+    /// Why it is not run here.
+    fn skipped(&self) -> Option<String> {
+        match self.place {
+            Where::Everywhere => None,
+            Where::Nowhere(reason) => Some(reason.to_owned()),
+            Where::OnTheDevice => match self.runtime.availability(self.device) {
+                Availability::Usable(_) => None,
+                Availability::Unusable(reason) => Some(reason),
+            },
+        }
+    }
+
+    /// What it is.
+    pub(crate) fn name(&self) -> String {
+        let Self { runtime, device, lowering, tolerance, .. } = self;
+        format!("{} on {device}, {lowering}, {}", runtime.name(), tolerance.precision)
+    }
+
+    /// Whether the operators run as kernels of this project, not as functions of standard operators.
+    pub(crate) fn has_kernels(&self) -> bool {
+        self.device == Device::Cpu && self.lowering == Lowering::Function
+    }
+
+    /// Loads both graphs of a bundle of the row's lowering.
+    pub(crate) fn load(&self, bundle: &Bundle) -> Box<dyn Model> {
+        runtime::load(bundle, self.runtime, self.device).unwrap_or_else(|error| {
+            panic!("{}: {error}\n(tests/run fetches ONNX Runtime; on its own, set ORT_DYLIB_PATH)", self.name())
+        })
+    }
+}
+
+mod tests {
+    use super::*;
+    use crate::bundles::{LOWERINGS, exported, golden};
+    use densessm::ExportOptions;
+
+    #[test]
+    fn the_table_has_every_combination_once() {
+        for runtime in runtime::ALL {
+            for device in [Device::Cpu, Device::Cuda, Device::TensorRt] {
+                for lowering in LOWERINGS {
+                    let is = |row: &&Row| (row.runtime, row.device, row.lowering) == (runtime, device, lowering);
+                    assert_eq!(TABLE.iter().filter(is).count(), 1, "{} on {device}, {lowering}", runtime.name());
+                }
+            }
+        }
+    }
+
+    /// A row that is not run and could be is a mistake of the table.
+    #[test]
+    fn what_is_skipped_does_not_load_and_says_why() {
+        for model in ["densemamba-m2-both-gates", "denseretnet-m0"] {
+            for row in &TABLE {
+                let Some(reason) = row.skipped() else { continue };
+                println!("skipped: {}: {reason}", row.name());
+                let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+                let exported = exported(&golden(model), &options);
+                let error = match runtime::load(&exported.bundle, row.runtime, row.device) {
+                    Ok(_) => panic!("{}: skipped, and loads", row.name()),
+                    Err(error) => error.to_string(),
+                };
+                assert!(error.contains(&reason), "{}: expected {reason}, got {error}", row.name());
+            }
+        }
+    }
+}
