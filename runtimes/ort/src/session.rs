@@ -118,6 +118,10 @@ fn session(
             .with_log_level(LogLevel::Error)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_execution_providers(providers(options.device))?;
+        if kind == GraphKind::Parallel {
+            // A pattern is one block for all that one length of prompt needs, held beside the blocks of other lengths.
+            builder = builder.with_memory_pattern(false)?;
+        }
         if let Some(threads) = options.threads {
             builder = builder.with_intra_threads(threads)?;
         }
