@@ -1,7 +1,8 @@
 //! `y_t = silu(bias + Σ_k w_k ∘ u_{t-K+1+k})`: a depthwise convolution with carried inputs.
 //!
-//! Channels are shared out in blocks; a block's window of past inputs is turned to `[K-1, block]` first, so that the
-//! tokens before and in the call are read alike.
+//! The first tokens, whose windows reach into the carried inputs, are shared out in blocks of channels; a block's carried
+//! inputs are turned to `[K-1, block]` first, so that the tokens before and in the call are read alike. The tokens behind
+//! those go by whole rows, which lie in memory as they are read.
 
 use crate::{
     Error, Kernel, Level, Operand, Pool, Slot,
@@ -13,6 +14,12 @@ use crate::{
 
 /// Channels of a block: some cache lines of every token.
 const BLOCK: usize = 64;
+/// Tokens that go by blocks of channels, if no window is longer.
+const HEAD: usize = 16;
+/// Tokens behind those that one task computes.
+const SPAN: usize = 16;
+/// Vectors that are summed up side by side.
+const WIDE: usize = 4;
 /// Carried inputs that are held without allocating.
 const FEW: usize = 7;
 /// Work, in channels times tokens, that is worth waking other threads for.
@@ -71,24 +78,32 @@ impl Kernel for CausalConv {
         let call = Self::check(operands)?;
         let [y, present] = buffers(results, [call.u.len(), call.state.len()])?;
         let (y, present) = (Parts::new(y), Parts::new(present));
+        let head = call.time.min(HEAD.max(call.taps));
         let blocks = call.channels.div_ceil(BLOCK);
-        let block = |task: usize| {
-            self.level.run(Block { call: &call, row: task / blocks, first: task % blocks * BLOCK, y, present });
+        let spans = (call.time - head).div_ceil(SPAN);
+        let part = |task: usize| {
+            let (row, task) = (task / (blocks + spans), task % (blocks + spans));
+            match task.checked_sub(blocks) {
+                None => self.level.run(Block { call: &call, row, first: task * BLOCK, head, y, present }),
+                Some(span) => self.level.run(Span { call: &call, row, first: head + span * SPAN, y }),
+            }
         };
-        let tasks = call.batch * blocks;
+        let tasks = call.batch * (blocks + spans);
         if call.batch * call.time * call.channels < WORTH_SHARING {
-            (0..tasks).for_each(block);
+            (0..tasks).for_each(part);
             return Ok(());
         }
-        pool.run(tasks, &block)
+        pool.run(tasks, &part)
     }
 }
 
-/// A block of channels of one row, over all tokens.
+/// A block of channels of one row, over the first tokens; and what is carried on.
 struct Block<'a> {
     call: &'a Call<'a>,
     row: usize,
     first: usize,
+    /// How many tokens those are.
+    head: usize,
     y: Parts<'a>,
     present: Parts<'a>,
 }
@@ -98,7 +113,7 @@ impl Work for Block<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { call, row, first, .. } = self;
+        let Self { call, row, first, head, .. } = self;
         let (channels, back) = (call.channels, call.taps - 1);
         let width = BLOCK.min(channels - first);
         let length = call.lengths.of(row);
@@ -127,8 +142,8 @@ impl Work for Block<'_> {
         let vectors = width.div_ceil(S::LANES);
         let mut sums = [simd.splat(0.0); BLOCK];
         let sums = &mut sums[..vectors];
-        for token in 0..call.time {
-            // SAFETY: each task writes its own channels of its own row, a token at a time.
+        for token in 0..head {
+            // SAFETY: each task writes its own channels of its own row's first tokens, one at a time.
             let y = unsafe { self.y.part((row * call.time + token) * channels + first, width) };
             if token >= length {
                 y.fill(0.0);
@@ -158,6 +173,72 @@ impl Work for Block<'_> {
         for k in 0..back {
             for (channel, input) in input(length + k).iter().enumerate() {
                 present[channel * back + k] = *input;
+            }
+        }
+    }
+}
+
+/// Some tokens of one row, over all channels; their windows lie within the call.
+struct Span<'a> {
+    call: &'a Call<'a>,
+    row: usize,
+    first: usize,
+    y: Parts<'a>,
+}
+
+impl Work for Span<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { call, row, first, .. } = self;
+        let (channels, length) = (call.channels, call.lengths.of(row));
+        for token in first..call.time.min(first + SPAN) {
+            let at = (row * call.time + token) * channels;
+            // SAFETY: each task writes its own tokens of its own row, and none of the first ones.
+            let y = unsafe { self.y.part(at, channels) };
+            if token >= length {
+                y.fill(0.0);
+                continue;
+            }
+            let window = &call.u[at - (call.taps - 1) * channels..at + channels];
+            for (i, y) in y.chunks_mut(WIDE * S::LANES).enumerate() {
+                let channel = i * WIDE * S::LANES;
+                // A whole turn has a length known here.
+                if y.len() == WIDE * S::LANES {
+                    let mut sums = [simd.splat(0.0); WIDE];
+                    if let Some(bias) = call.bias {
+                        let bias = &bias[channel..][..WIDE * S::LANES];
+                        for (v, sum) in sums.iter_mut().enumerate() {
+                            *sum = simd.load(&bias[v * S::LANES..]);
+                        }
+                    }
+                    for k in 0..call.taps {
+                        let x = &window[k * channels + channel..][..WIDE * S::LANES];
+                        let weight = &call.weight[k * channels + channel..][..WIDE * S::LANES];
+                        for (v, sum) in sums.iter_mut().enumerate() {
+                            let [x, weight] = [x, weight].map(|from| simd.load(&from[v * S::LANES..]));
+                            *sum = simd.mul_add(x, weight, *sum);
+                        }
+                    }
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        simd.store(&mut y[v * S::LANES..], simd.silu(sum));
+                    }
+                    continue;
+                }
+                for (v, y) in y.chunks_mut(S::LANES).enumerate() {
+                    let channel = channel + v * S::LANES;
+                    let mut sum = match call.bias {
+                        Some(bias) => simd.load_some(&bias[channel..][..y.len()]),
+                        None => simd.splat(0.0),
+                    };
+                    for k in 0..call.taps {
+                        let at = k * channels + channel;
+                        let [x, weight] = [window, call.weight].map(|from| simd.load_some(&from[at..][..y.len()]));
+                        sum = simd.mul_add(x, weight, sum);
+                    }
+                    simd.store_some(y, simd.silu(sum));
+                }
             }
         }
     }

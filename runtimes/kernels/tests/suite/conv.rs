@@ -13,6 +13,9 @@ fn the_convolution_is_that_of_the_formula() {
         ([3, 9, 70, 4], true, Some(vec![9, 1, 4])),
         ([2, 3, 33, 12], true, Some(vec![0, 3])),
         ([1, 300, 64, 4], true, None),
+        ([2, 50, 77, 4], true, Some(vec![50, 23])),
+        ([2, 40, 150, 3], false, Some(vec![3, 17])),
+        ([1, 45, 9, 20], true, None),
     ] {
         let [batch, time, channels, taps] = sizes;
         let mut random = Random(7);
