@@ -4,20 +4,26 @@
     bundles.py path/to/densessm path/to/libdensessm_ops.so
 
 Judges: `check_bundle.py` (Python's ONNX Runtime, knowing the contract only; with the operators' library and without),
-`onnx.checker` with its full check, and strict shape inference. Prints a line a bundle and closes with "N passed, N failed"; exit code 1 if any failed.
+`onnx.checker` with its full check, and strict shape inference. Of the lowering `function`, the kernels are counted that a
+step runs in a layer once ONNX Runtime has optimised the graph. Prints a line a bundle and closes with "N passed, N failed"; exit code 1 if any failed.
 """
+import collections
 import itertools
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 
 import onnx
+import onnxruntime
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 MODELS = sorted((TESTS / "goldens").iterdir()) + sorted((TESTS / "checkpoints").iterdir())
 LOWERINGS = ["function", "inline"]
 LOGITS = ["last", "all"]
+# Kernels that a step may run in a layer.
+KERNELS = {"mamba": 14, "retnet": 18}
 
 
 def onnx_accepts(path):
@@ -28,6 +34,24 @@ def onnx_accepts(path):
         onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return f"{path.name}: {error}"
+    return None
+
+
+def optimised_step_is_lean(bundle, library, limit):
+    """None, or what ONNX Runtime's own optimisation leaves too much of in the step graph."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(library))
+    options.optimized_model_filepath = str(bundle / "optimised.onnx")
+    onnxruntime.InferenceSession(bundle / "recurrent.onnx", options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+    if transposes := [node.name for node in nodes if node.op_type == "Transpose"]:
+        return f"recurrent.onnx: expected no Transpose, got {transposes}"
+    # Fused nodes are named after what they came from; all write a value of their layer or its states.
+    layers = (re.search(r"(?:layers/|present\.)(\d+)", " ".join([node.name, *node.output])) for node in nodes)
+    kernels = collections.Counter(layer.group(1) for layer in layers if layer)
+    if not kernels or max(kernels.values()) > limit:
+        return f"recurrent.onnx: expected 1 to {limit} kernels in each layer, got {dict(kernels)}"
     return None
 
 
@@ -45,6 +69,9 @@ def judge(command, library, model, lowering, logits, folder):
         if run.returncode:
             failed = [line for line in run.stdout.splitlines() if line.startswith("FAIL")]
             complaints.append(f"check_bundle.py {options}: " + "; ".join(failed + [run.stderr.strip()]))
+    if lowering == "function":
+        limit = next(limit for family, limit in KERNELS.items() if family in model.name)
+        complaints.append(optimised_step_is_lean(bundle, library, limit))
     return [complaint for complaint in complaints if complaint]
 
 
