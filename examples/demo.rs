@@ -5,8 +5,8 @@
 
 use anyhow::{Result, ensure};
 use densessm::{
-    Bundle, Checkpoint, Device, ExportOptions, GenerationConfig, Options, Prompt, TokenBatch, Tokenizer, export,
-    generate, proto::Logits, runtime,
+    Bundle, Checkpoint, Device, ExportOptions, GenerateOptions, GenerationConfig, Prompt, TokenBatch, Tokenizer,
+    export, generate, proto::LogitsMode, runtime,
 };
 use std::{
     io::{Write, stdout},
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
 
 fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(model)?;
-    let options = ExportOptions { logits: Logits::All, ..ExportOptions::default() };
+    let options = ExportOptions { logits: LogitsMode::All, ..ExportOptions::default() };
     let exported = export(&checkpoint, out, &options, |_| ControlFlow::Continue(()))?;
     println!("{name}: exported");
     for file in &exported.manifest.files {
@@ -41,7 +41,7 @@ fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
     // Prefill of the whole prompt, then the same tokens one by one: the logits must agree.
     let tokenizer = Tokenizer::open(bundle.dir())?;
     let text = "KING RICHARD:\nNow is the winter of our discontent\nMade glorious summer by this sun of York;\n";
-    let ids: Vec<i64> = tokenizer.encode(text, densessm::Place::Start)?.into_iter().map(i64::from).collect();
+    let ids: Vec<i64> = tokenizer.encode(text, densessm::TextPosition::Start)?.into_iter().map(i64::from).collect();
     let mut states = model.initial_states(1)?;
     let prefill = model.prefill(&TokenBatch::new(&ids, &[ids.len()])?, &mut states)?;
     let (vocabulary, parallel) = (prefill.vocabulary, prefill.values.to_vec());
@@ -59,7 +59,7 @@ fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
 
     println!("  states of a sequence: {} bytes, whatever its length", bundle.manifest().state_bytes_per_sequence);
     println!();
-    let options = Options { max_new_tokens: 80, ..GenerationConfig::open(bundle.dir())?.options() };
+    let options = GenerateOptions { max_new_tokens: 80, ..GenerationConfig::open(bundle.dir())?.options() };
     let mut generation = generate(&mut *model, &tokenizer, Prompt::text(PROMPT), options)?;
     print!("{PROMPT}");
     for piece in generation.by_ref() {

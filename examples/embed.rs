@@ -4,7 +4,7 @@
 //! embed BUNDLE LIBRARY TOKEN,TOKEN,… COUNT
 //! ```
 //!
-//! reads the prompt's tokens with the parallel graph, then steps with the recurrent one, and prints the likeliest token
+//! reads the prompt's tokens with the parallel graph, then steps with the recurrent one, and prints the argmax token
 //! COUNT times. States stay in ONNX Runtime's memory: two sets of tensors take turns as input and output of a step.
 //! ONNX Runtime is found in `ORT_DYLIB_PATH`.
 
@@ -68,7 +68,7 @@ fn states(session: &Session) -> Result<BTreeMap<String, DynTensor>> {
         .collect()
 }
 
-/// Runs a graph whose tokens are bound, from some states to others, and returns the likeliest next token.
+/// Runs a graph whose tokens are bound, from some states to others, and returns the argmax next token.
 fn call(
     session: &mut Session,
     binding: &mut IoBinding,
@@ -85,6 +85,6 @@ fn call(
     binding.bind_output_to_device("logits", Allocator::default().memory_info())?;
     let outputs = session.run_binding(binding)?;
     let (_, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
-    let likeliest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    Ok(likeliest.map_or(0, |(token, _)| token as i64))
+    let argmax = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    Ok(argmax.map_or(0, |(token, _)| token as i64))
 }

@@ -8,7 +8,7 @@
 
 use anyhow::{Context, Result};
 use densessm::{
-    Bundle, Device, GenerationConfig, Model, Options, Progress, Prompt, Sampling, Tokenizer, generate, runtime,
+    Bundle, Device, GenerateOptions, GenerationConfig, Model, Progress, Prompt, Sampling, Tokenizer, generate, runtime,
 };
 use std::{
     io::{BufRead, Write, stdin, stdout},
@@ -26,12 +26,12 @@ fn main() -> Result<()> {
     eprintln!("serving on {}", model.info());
 
     // With 0 tokens asked for, the prompt is read and nothing else.
-    let reading = Options { max_new_tokens: 0, ..Options::default() };
+    let reading = GenerateOptions { max_new_tokens: 0, ..GenerateOptions::default() };
     let mut generation = generate(&mut *model, &tokenizer, Prompt::text(SYSTEM_PROMPT), reading)?;
     generation.by_ref().try_for_each(|piece| piece.map(drop))?;
     let system = generation.into_progress();
 
-    let options = Options {
+    let options = GenerateOptions {
         max_new_tokens: 40,
         sampling: Sampling { temperature: 0.8, top_k: 40, top_p: 1.0, seed: 0 },
         stop: vec!["\n\n".to_owned()],
@@ -49,7 +49,7 @@ fn answer(
     tokenizer: &Tokenizer,
     system: &Progress,
     request: &str,
-    options: &Options,
+    options: &GenerateOptions,
 ) -> Result<()> {
     let prompt = Prompt::text(format!("{request}\n")).after(system.fork()?);
     for piece in generate(model, tokenizer, prompt, options.clone())? {

@@ -51,8 +51,8 @@ pub(crate) struct Export {
     #[arg(long, value_enum, default_value_t = Precision::Fp32)]
     pub(crate) precision: Precision,
     /// Which logits the parallel graph returns: each row's last token's, or all.
-    #[arg(long, value_enum, default_value_t = Logits::Last)]
-    pub(crate) logits: Logits,
+    #[arg(long, value_enum, default_value_t = LogitsMode::Last)]
+    pub(crate) logits: LogitsMode,
     /// How to write the custom operators: as functions that runtimes may replace, or as standard operators only.
     #[arg(long, value_enum, default_value_t = Lowering::Function)]
     pub(crate) lowering: Lowering,
@@ -81,13 +81,13 @@ pub(crate) struct Generate {
     /// End after so many tokens.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_new_tokens: usize,
-    /// Flatten (above 1) or sharpen (below 1) the distribution; 0 takes the likeliest token.
+    /// Flatten (above 1) or sharpen (below 1) the distribution; 0 takes the argmax token.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Choose among the K likeliest tokens; 0 is all.
+    /// Choose among the K argmax tokens; 0 is all.
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
-    /// Choose among the likeliest tokens that together have probability P.
+    /// Choose among the argmax tokens that together have probability P.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
     /// Seed of the draw: the same seed gives the same text.
@@ -103,7 +103,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FILE")]
     pub(crate) load_state: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) on: On,
+    pub(crate) on: RuntimeArgs,
     /// Report text, tokens and timings as JSON instead of streaming the text.
     #[arg(long)]
     pub(crate) json: bool,
@@ -135,7 +135,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     pub(crate) outputs: PathBuf,
     #[command(flatten)]
-    pub(crate) on: On,
+    pub(crate) on: RuntimeArgs,
 }
 
 #[derive(Args)]
@@ -153,7 +153,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "B,…", value_delimiter = ',', default_value = "1", value_parser = count(1 << 16))]
     pub(crate) batch: Vec<usize>,
     #[command(flatten)]
-    pub(crate) on: On,
+    pub(crate) on: RuntimeArgs,
     /// Save the report, in the form that the name asks for: .json, .md or .html.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -224,7 +224,7 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "PPL")]
     pub(crate) threshold: Option<f64>,
     #[command(flatten)]
-    pub(crate) on: On,
+    pub(crate) on: RuntimeArgs,
     /// Save the report, in the form that the name asks for: .json, .md or .html.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -270,7 +270,7 @@ pub(crate) struct Doctor {
 
 /// Where to run.
 #[derive(Args)]
-pub(crate) struct On {
+pub(crate) struct RuntimeArgs {
     /// The runtime; `auto` takes ONNX Runtime if one is found, else tract, and says which.
     #[arg(long, value_enum, default_value_t = Runtime::Auto)]
     pub(crate) runtime: Runtime,
@@ -303,7 +303,7 @@ impl Mode {
 }
 
 /// A command-line word for each variant of a type of the library.
-macro_rules! words {
+macro_rules! value_enum {
     ($name:ident => $of:ty { $($(#[$doc:meta])* $variant:ident => $value:expr),+ $(,)? }) => {
         #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
         pub(crate) enum $name {
@@ -320,33 +320,33 @@ macro_rules! words {
     };
 }
 
-words!(Precision => proto::Precision {
+value_enum!(Precision => proto::Precision {
     /// 32-bit floats.
     Fp32 => proto::Precision::Fp32,
 });
 
-words!(Logits => proto::Logits {
+value_enum!(LogitsMode => proto::LogitsMode {
     /// Each row's last valid token's.
-    Last => proto::Logits::Last,
+    Last => proto::LogitsMode::Last,
     /// Every token's.
-    All => proto::Logits::All,
+    All => proto::LogitsMode::All,
 });
 
-words!(Lowering => proto::Lowering {
+value_enum!(Lowering => proto::Lowering {
     /// Custom operators with functions of standard operators behind them.
     Function => proto::Lowering::Function,
     /// Standard operators only.
     Inline => proto::Lowering::Inline,
 });
 
-words!(Graph => proto::GraphKind {
+value_enum!(Graph => proto::GraphKind {
     /// Prefill.
     Parallel => proto::GraphKind::Parallel,
     /// Stepping.
     Recurrent => proto::GraphKind::Recurrent,
 });
 
-words!(Runtime => runtime::Choice {
+value_enum!(Runtime => runtime::Choice {
     /// ONNX Runtime if one is found, else tract.
     Auto => runtime::Choice::Auto,
     /// ONNX Runtime.
@@ -355,7 +355,7 @@ words!(Runtime => runtime::Choice {
     Tract => runtime::Choice::Tract,
 });
 
-words!(DeviceName => Device {
+value_enum!(DeviceName => Device {
     /// The processor.
     Cpu => Device::Cpu,
     /// An NVIDIA card through CUDA.

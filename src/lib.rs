@@ -5,12 +5,12 @@
 //! [fork](States::fork) and [restore](Model::restore) the states, whose size does not grow with the text.
 //!
 //! ```no_run
-//! use densessm::{Bundle, Device, Options, Prompt, Tokenizer, generate, runtime};
+//! use densessm::{Bundle, Device, GenerateOptions, Prompt, Tokenizer, generate, runtime};
 //!
 //! let bundle = Bundle::open("bundle".as_ref())?;
 //! let tokenizer = Tokenizer::open(bundle.dir())?;
 //! let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::Cpu)?;
-//! for piece in generate(&mut *model, &tokenizer, Prompt::text("KING RICHARD:\n"), Options::default())? {
+//! for piece in generate(&mut *model, &tokenizer, Prompt::text("KING RICHARD:\n"), GenerateOptions::default())? {
 //!     print!("{}", piece?.text);
 //! }
 //! # Ok::<(), anyhow::Error>(())
@@ -28,8 +28,8 @@ pub mod runtime;
 pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
 pub use densessm_checkpoint::Checkpoint;
 pub use densessm_generate::{
-    FinishReason, Generation, GenerationConfig, Options, Piece, Place, Progress, Prompt, Sampling, Statistics,
-    Tokenizer, generate,
+    FinishReason, GenerateOptions, Generation, GenerationConfig, Piece, Progress, Prompt, Sampling, Statistics,
+    TextPosition, Tokenizer, generate,
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{

@@ -4,12 +4,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::{io, time::Duration};
 
 /// Prints a line to stdout; a reader that went away is an error that [`is_broken_pipe`] knows, not a panic.
-macro_rules! say {
+macro_rules! outln {
     ($($line:tt)*) => {
         std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))?
     };
 }
-pub(crate) use say;
+pub(crate) use outln;
 
 /// Columns of the terminal that stdout is; without end if it is none.
 pub(crate) fn width() -> usize {

@@ -1,23 +1,22 @@
-//! What a bundle is, without any logic: ONNX's protobuf types, the manifest, the state layout and the operators' names.
+//! The contract between exporters and runtimes: model dimensions, state layout, operators, manifest and, with the feature
+//! `onnx`, ONNX's protobuf types.
 //!
-//! Exporters write by these definitions and runtimes read by them; neither knows the other. A fact that both sides
+//! Exporters write by these definitions and runtimes read by them; neither depends on the other. A fact that both sides
 //! need (a state's name, a dimension, a file name) is written here once and nowhere else.
 
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+mod dtype;
 pub mod manifest;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 pub mod operators;
 pub mod states;
 
 pub use architecture::{Architecture, DenseMamba, DenseRetNet, Projection};
+pub use dtype::DType;
 pub use manifest::{
-    Dimension, ElementType, FileEntry, GraphEntry, GraphKind, Logits, Lowering, Manifest, Precision, TensorEntry,
+    Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
 };
 pub use states::StateTensor;
-
-/// ONNX's file format, from `proto/onnx.proto`.
-#[allow(clippy::doc_markdown)]
-pub mod onnx {
-    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
-}

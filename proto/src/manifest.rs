@@ -1,6 +1,6 @@
 //! `densessm.json`: what a bundle holds and how to drive it.
 
-use crate::Architecture;
+use crate::{Architecture, DType};
 use serde::{Deserialize, Serialize};
 
 /// File name of the manifest.
@@ -27,7 +27,7 @@ pub struct Manifest {
     /// How the custom operators are written.
     pub lowering: Lowering,
     /// Which logits the parallel graph returns.
-    pub logits: Logits,
+    pub logits: LogitsMode,
     /// The graphs.
     pub graphs: Vec<GraphEntry>,
     /// Bytes of all carried states of one sequence.
@@ -115,7 +115,7 @@ impl std::fmt::Display for Lowering {
 /// Which logits the parallel graph returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Logits {
+pub enum LogitsMode {
     /// Those of each row's last valid token.
     Last,
     /// Those of every token.
@@ -143,41 +143,9 @@ pub struct TensorEntry {
     /// Its name.
     pub name: String,
     /// Its element type.
-    pub dtype: ElementType,
+    pub dtype: DType,
     /// Its shape.
     pub shape: Vec<Dimension>,
-}
-
-/// An element type of a graph's input or output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ElementType {
-    /// 32-bit float.
-    Float32,
-    /// 64-bit signed integer.
-    Int64,
-    /// 32-bit signed integer.
-    Int32,
-}
-
-impl ElementType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::Float32 | Self::Int32 => 4,
-            Self::Int64 => 8,
-        }
-    }
-}
-
-impl std::fmt::Display for ElementType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Float32 => "float32",
-            Self::Int64 => "int64",
-            Self::Int32 => "int32",
-        })
-    }
 }
 
 /// One dimension of a shape.

@@ -1,6 +1,6 @@
 //! The states a sequence carries from call to call: their names, order and shapes, stated once for everyone.
 
-use crate::{Architecture, manifest::Dimension, manifest::ElementType, manifest::TensorEntry};
+use crate::{Architecture, DType, manifest::Dimension, manifest::TensorEntry};
 
 /// The input that counts the tokens each row has consumed (int64, `[batch]`; DenseRetNet only).
 pub const PAST_LENGTH: &str = "past_length";
@@ -50,7 +50,7 @@ impl StateTensor {
         let sizes = self.shape.iter().map(|&size| Dimension::Size(size));
         TensorEntry {
             name: name.to_owned(),
-            dtype: ElementType::Float32,
+            dtype: DType::F32,
             shape: std::iter::once(Dimension::Symbol(BATCH.to_owned())).chain(sizes).collect(),
         }
     }

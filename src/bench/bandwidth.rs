@@ -1,7 +1,7 @@
 //! How fast the processor reads memory: plain sums over a buffer that no cache holds.
 
 use super::machine;
-use densessm_session::{Error, quickest};
+use densessm_session::{Error, min_time};
 use std::{hint::black_box, thread, time::Duration};
 
 /// The size of the buffer: far more than any cache holds, unless memory is short.
@@ -25,7 +25,7 @@ pub(super) fn read(threads: usize) -> Result<f64, Error> {
     })?;
     // Written before it is read: pages that were never written all show one page of zeros, which stays in the cache.
     buffer.extend((0..(share * threads) as u64).map(|at| at ^ 0x5555));
-    let time = quickest(BUDGET, || {
+    let time = min_time(BUDGET, || {
         pass(&buffer, share);
         Ok::<(), Error>(())
     })?;

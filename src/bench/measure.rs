@@ -1,6 +1,6 @@
 //! Driving a model as `generate` drives it, with a clock.
 
-use super::{AtPosition, Bench, Decode, Machine, Plan, Prefill, Roofline, Run, machine, median};
+use super::{AtPosition, Bench, BenchPlan, Decode, Machine, Prefill, Roofline, Run, machine, median};
 use crate::{inspect, runtime};
 use densessm_generate::PREFILL_CHUNK;
 use densessm_proto::{Architecture, GraphKind};
@@ -48,7 +48,7 @@ struct Bencher<'a> {
 /// When the plan asks for nothing or for none of something, or when the model or the roofline's own models fail.
 pub fn measure(
     model: &mut dyn Model,
-    plan: &Plan,
+    plan: &BenchPlan,
     load: Duration,
     watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Bench, Error> {
@@ -133,7 +133,7 @@ impl Bencher<'_> {
     }
 
     /// Everything but the roofline; nothing if it was stopped.
-    fn all(&mut self, plan: &Plan, bench: &mut Bench) -> Result<Option<()>, Error> {
+    fn all(&mut self, plan: &BenchPlan, bench: &mut Bench) -> Result<Option<()>, Error> {
         for &prompt_tokens in &plan.prompt_tokens {
             for &batch in &plan.batches {
                 machine::forget_peak();
@@ -211,7 +211,7 @@ impl Bencher<'_> {
             fed += begin.elapsed();
             if calls.peek().is_none() {
                 for row in 0..rows {
-                    black_box(likeliest(logits.last(row, width)));
+                    black_box(argmax(logits.last(row, width)));
                 }
             }
         }
@@ -267,7 +267,7 @@ impl Bencher<'_> {
     }
 }
 
-fn likeliest(scores: &[f32]) -> Option<usize> {
+fn argmax(scores: &[f32]) -> Option<usize> {
     let best = scores.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
     best.map(|(token, _)| token)
 }

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 /// What to measure.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct BenchPlan {
     /// Prompt lengths in tokens, each at least 1.
     pub prompt_tokens: Vec<usize>,
     /// Tokens to decode after each prompt, at least 1.

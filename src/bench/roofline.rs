@@ -5,7 +5,7 @@ use crate::{
     inspect::TokenCost,
     runtime::{self, Choice},
 };
-use densessm_proto::{GraphKind, Logits, Manifest};
+use densessm_proto::{GraphKind, LogitsMode, Manifest};
 use densessm_session::{Device, Error, Product, RuntimeInfo};
 use serde::Serialize;
 
@@ -118,7 +118,7 @@ impl Bench {
         for run in &mut self.runs {
             let parallel = manifest.graph(GraphKind::Parallel).is_some();
             let calls = super::measure::pieces(run.prompt_tokens, parallel).count();
-            let scored = if parallel && manifest.logits == Logits::Last { calls } else { run.prompt_tokens };
+            let scored = if parallel && manifest.logits == LogitsMode::Last { calls } else { run.prompt_tokens };
             let work = prompt(&cost, run.prompt_tokens, run.batch, calls, scored);
             run.prefill.bound = Some(roofline.bound(work, run.prefill.tokens_per_second));
             run.decode.bound = Some(roofline.bound(step(&cost, run.batch), run.decode.tokens_per_second));

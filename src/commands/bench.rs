@@ -3,12 +3,12 @@
 use super::load;
 use crate::{
     cli, interrupt,
-    terminal::{self, say},
+    terminal::{self, outln},
 };
 use anyhow::Result;
 use densessm::{
     Bundle,
-    bench::{self, Plan},
+    bench::{self, BenchPlan},
     report::Format,
 };
 use std::{ops::ControlFlow, sync::atomic::Ordering, time::Instant};
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &cli::Bench) -> Result<()> {
     let mut model = load(&bundle, graphs, &arguments.on)?;
     let load_time = begin.elapsed();
 
-    let plan = Plan {
+    let plan = BenchPlan {
         prompt_tokens: arguments.prompt_tokens.clone(),
         new_tokens: arguments.new_tokens,
         batches: arguments.batch.clone(),
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &cli::Bench) -> Result<()> {
     bar.finish_and_clear();
     let report = measured?.report()?;
     // Printed first: what cannot be saved is not lost.
-    say!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
+    outln!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
     if let Some(path) = &arguments.report {
         report.save(path)?;
     }

@@ -1,7 +1,7 @@
 //! `densessm doctor`
 
 use crate::cli;
-use crate::terminal::say;
+use crate::terminal::outln;
 use anyhow::Result;
 use densessm::{Device, runtime};
 use densessm_kernels::Level;
@@ -24,13 +24,13 @@ pub(crate) fn run(arguments: &cli::Doctor) -> Result<()> {
                 json!({ "runtime": choice.name(), "device": device.to_string(), "usable": usable, "detail": detail })
             })
             .collect();
-        say!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "runtimes": rows }));
+        outln!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "runtimes": rows }));
         return Ok(());
     }
-    say!("densessm {}, kernels for {kernels}", env!("CARGO_PKG_VERSION"));
+    outln!("densessm {}, kernels for {kernels}", env!("CARGO_PKG_VERSION"));
     for (choice, device, availability) in &rows {
         let (usable, detail) = parts(availability);
-        say!("{:<5} {:<8} {:<3} {detail}", choice.name(), device.to_string(), if usable { "yes" } else { "no" });
+        outln!("{:<5} {:<8} {:<3} {detail}", choice.name(), device.to_string(), if usable { "yes" } else { "no" });
     }
     Ok(())
 }

@@ -3,12 +3,12 @@
 use super::{CheckFailed, load};
 use crate::{
     cli, interrupt,
-    terminal::{self, say},
+    terminal::{self, outln},
 };
 use anyhow::{Context, Result};
 use densessm::{
-    Bundle, Place, Tokenizer,
-    eval::{self, Plan},
+    Bundle, TextPosition, Tokenizer,
+    eval::{self, EvalOptions},
     report::Format,
 };
 use std::{fs, ops::ControlFlow, sync::atomic::Ordering};
@@ -19,14 +19,14 @@ pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
     let text = fs::read_to_string(&arguments.text).with_context(|| arguments.text.display().to_string())?;
-    let tokens = Tokenizer::open(bundle.dir())?.encode(&text, Place::Start)?;
+    let tokens = Tokenizer::open(bundle.dir())?.encode(&text, TextPosition::Start)?;
     let limit = arguments.max_tokens.unwrap_or(usize::MAX);
     let tokens: Vec<i64> = tokens.into_iter().take(limit).map(i64::from).collect();
     let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
     let mut model = load(&bundle, graphs, &arguments.on)?;
 
     let stride = arguments.stride.unwrap_or(arguments.window);
-    let plan = Plan { window: arguments.window, stride, batch: arguments.batch };
+    let plan = EvalOptions { window: arguments.window, stride, batch: arguments.batch };
     let bar = terminal::step_bar("reading");
     let measured = eval::measure(&mut *model, &tokens, &plan, &mut |done, total| {
         terminal::advance(&bar, done as u64, total as u64);
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
     bar.finish_and_clear();
     let measured = measured?;
     let report = measured.report()?;
-    say!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
+    outln!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
     if let Some(path) = &arguments.report {
         report.save(path)?;
     }

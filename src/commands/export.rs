@@ -1,12 +1,12 @@
 //! `densessm export`
 
 use super::CheckFailed;
-use crate::terminal::say;
+use crate::terminal::outln;
 use crate::{cli, interrupt, terminal};
 use anyhow::Result;
 use densessm::{
     Bundle, Checkpoint, Device, ExportOptions, export,
-    parity::{self, Plan},
+    parity::{self, ParityOptions},
     proto::Manifest,
     runtime,
 };
@@ -48,7 +48,7 @@ fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
     let bundle = Bundle::open(out)?;
     let reference = parity::reference(checkpoint)?;
     let vocabulary = bundle.architecture().vocab_size() as i64;
-    let plan = Plan {
+    let plan = ParityOptions {
         tokens: (0..VERIFIED_TOKENS).map(|i| (i * i * 31 + i * 7 + 5) % vocabulary).collect(),
         new_tokens: 4,
         drift: 0,
@@ -70,13 +70,13 @@ fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> 
     let total: u64 = manifest.files.iter().map(|file| file.size).sum();
     if as_json {
         let report = json!({ "bundle": out, "bytes": total, "seconds": elapsed.as_secs_f64(), "manifest": manifest });
-        say!("{report:#}");
+        outln!("{report:#}");
         return Ok(());
     }
-    say!("{} in {:.1} s ({})", out.display(), elapsed.as_secs_f64(), terminal::bytes(total));
+    outln!("{} in {:.1} s ({})", out.display(), elapsed.as_secs_f64(), terminal::bytes(total));
     for file in &manifest.files {
-        say!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
+        outln!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
     }
-    say!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
+    outln!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! `densessm generate`
 
 use super::load;
-use crate::terminal::say;
+use crate::terminal::outln;
 use crate::{cli, interrupt};
 use anyhow::{Context, Result, bail};
 use densessm::{
-    Bundle, FinishReason, Generation, GenerationConfig, Options, Progress, Prompt, Sampling, Snapshot, Tokenizer,
-    generate,
+    Bundle, FinishReason, GenerateOptions, Generation, GenerationConfig, Progress, Prompt, Sampling, Snapshot,
+    Tokenizer, generate,
 };
 use serde_json::json;
 use std::{
@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
     let tokenizer = Tokenizer::open(bundle.dir())?;
     let prompt = prompt(arguments)?;
     let snapshot = arguments.load_state.as_deref().map(|path| saved(path, &bundle)).transpose()?;
-    let options = Options {
+    let options = GenerateOptions {
         max_new_tokens: arguments.max_new_tokens,
         sampling: sampling(arguments),
         stop: arguments.stop.clone(),
@@ -99,7 +99,7 @@ fn report(generation: &mut Generation<'_>, arguments: &cli::Generate) -> Result<
         "time_to_first_token_seconds": statistics.time_to_first_token.map(|time| time.as_secs_f64()),
         "decode_tokens_per_second": statistics.decode_tokens_per_second(),
     });
-    say!("{report:#}");
+    outln!("{report:#}");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     cli, interrupt,
-    terminal::{self, say},
+    terminal::{self, outln},
 };
 use anyhow::Result;
 use densessm::init;
@@ -23,10 +23,10 @@ pub(crate) fn run(arguments: &cli::Init) -> Result<()> {
             "checkpoint": arguments.out, "preset": arguments.preset.name(), "seed": arguments.seed,
             "parameters": made.parameters, "architecture": made.architecture,
         });
-        say!("{report:#}");
+        outln!("{report:#}");
     } else {
         let (out, parameters) = (arguments.out.display(), terminal::scaled(made.parameters as f64, ""));
-        say!("{out}: {} with {parameters} random parameters, seed {}", arguments.preset.name(), arguments.seed);
+        outln!("{out}: {} with {parameters} random parameters, seed {}", arguments.preset.name(), arguments.seed);
     }
     Ok(())
 }

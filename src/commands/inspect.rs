@@ -1,6 +1,6 @@
 //! `densessm inspect`
 
-use crate::terminal::say;
+use crate::terminal::outln;
 use crate::{cli, terminal};
 use anyhow::Result;
 use densessm::{
@@ -18,7 +18,7 @@ pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
         let cost = inspect::token_cost(&bundle)?;
         if arguments.json {
             let graphs: Vec<Value> = graphs.iter().map(graph_json).collect();
-            say!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost }));
+            outln!("{:#}", json!({ "manifest": bundle.manifest(), "graphs": graphs, "token": cost }));
             return Ok(());
         }
         print_manifest(&arguments.path, bundle.manifest())?;
@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
     }
     let graph = inspect::graph(&arguments.path)?;
     if arguments.json {
-        say!("{:#}", graph_json(&graph));
+        outln!("{:#}", graph_json(&graph));
     } else {
         print_graph(&graph)?;
     }
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
 }
 
 fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
-    say!(
+    outln!(
         "{}: {} weights, opset {}, {} lowering",
         path.display(),
         manifest.precision,
@@ -45,41 +45,41 @@ fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
     let Value::Object(fields) = serde_json::to_value(&manifest.architecture)? else { return Ok(()) };
     for (name, value) in fields {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        say!("  {name:<22} {value}");
+        outln!("  {name:<22} {value}");
     }
     Ok(())
 }
 
 fn print_cost(cost: TokenCost) -> Result<()> {
     let flops = |count: u64| terminal::scaled(count as f64, "FLOP");
-    say!("a token of one sequence, in the recurrent graph");
-    say!("  projections            {}", flops(cost.projection_flops));
-    say!("  recurrence             {}", flops(cost.recurrence_flops));
-    say!("  weights read           {}", terminal::bytes(cost.weight_bytes));
-    say!("  states read + written  {}", terminal::bytes(cost.state_bytes));
+    outln!("a token of one sequence, in the recurrent graph");
+    outln!("  projections            {}", flops(cost.projection_flops));
+    outln!("  recurrence             {}", flops(cost.recurrence_flops));
+    outln!("  weights read           {}", terminal::bytes(cost.weight_bytes));
+    outln!("  states read + written  {}", terminal::bytes(cost.state_bytes));
     Ok(())
 }
 
 fn print_graph(graph: &GraphReport) -> Result<()> {
-    say!("{} ({})", graph.path.display(), terminal::bytes(graph.file_bytes));
+    outln!("{} ({})", graph.path.display(), terminal::bytes(graph.file_bytes));
     let sets: Vec<String> = graph.operator_sets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
-    say!("  operator sets          {}", sets.join(", "));
+    outln!("  operator sets          {}", sets.join(", "));
     for (dtype, (count, bytes)) in &graph.weights {
-        say!("  {dtype:<22} {} in {count} initializers", terminal::bytes(*bytes));
+        outln!("  {dtype:<22} {} in {count} initializers", terminal::bytes(*bytes));
     }
     for (name, nodes) in &graph.functions {
-        say!("  function {name}: {nodes} nodes");
+        outln!("  function {name}: {nodes} nodes");
     }
     for (what, lines) in [("input", &graph.inputs), ("output", &graph.outputs)] {
         for line in lines {
-            say!("  {what:<6} {line}");
+            outln!("  {what:<6} {line}");
         }
     }
     let mut operators: Vec<_> = graph.operators.iter().collect();
     operators.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
-    say!("  {} nodes", operators.iter().map(|(_, count)| **count).sum::<usize>());
+    outln!("  {} nodes", operators.iter().map(|(_, count)| **count).sum::<usize>());
     for (name, count) in operators {
-        say!("  {count:>6} {name}");
+        outln!("  {count:>6} {name}");
     }
     Ok(())
 }

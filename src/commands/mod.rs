@@ -10,7 +10,7 @@ mod inspect;
 mod parity;
 mod run;
 
-use crate::cli::{Command, On};
+use crate::cli::{Command, RuntimeArgs};
 use anyhow::Result;
 use densessm::{Bundle, LoadOptions, Model, proto::GraphKind, runtime};
 
@@ -35,7 +35,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
 }
 
 /// Loads graphs of a bundle where the command line says; says itself where that was left open.
-fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &On) -> Result<Box<dyn Model>> {
+fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &RuntimeArgs) -> Result<Box<dyn Model>> {
     let options = LoadOptions { graphs, device: on.device.into(), threads: on.threads };
     let model = runtime::load_with(bundle, on.runtime.into(), &options)?;
     if runtime::Choice::from(on.runtime) == runtime::Choice::Auto {

@@ -3,12 +3,12 @@
 use super::CheckFailed;
 use crate::{
     cli, interrupt,
-    terminal::{self, say},
+    terminal::{self, outln},
 };
 use anyhow::{Context, Result};
 use densessm::{
-    Bundle, Checkpoint, Place, Tokenizer,
-    parity::{self, Plan},
+    Bundle, Checkpoint, TextPosition, Tokenizer,
+    parity::{self, ParityOptions},
     report::Format,
 };
 use std::{ops::ControlFlow, sync::atomic::Ordering};
@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
     let reference = parity::reference(&Checkpoint::open(&arguments.model)?)?;
-    let plan = Plan {
+    let plan = ParityOptions {
         tokens: tokens(arguments, &bundle)?,
         new_tokens: arguments.new_tokens,
         drift: arguments.drift,
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     bar.finish_and_clear();
     let checked = checked?;
     let report = checked.report()?;
-    say!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
+    outln!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
     if let Some(path) = &arguments.report {
         report.save(path)?;
     }
@@ -47,7 +47,7 @@ fn tokens(arguments: &cli::Parity, bundle: &Bundle) -> Result<Vec<i64>> {
     let count = arguments.prompt_tokens;
     if let Some(path) = &arguments.text {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let tokens = Tokenizer::open(bundle.dir())?.encode(&text, Place::Start)?;
+        let tokens = Tokenizer::open(bundle.dir())?.encode(&text, TextPosition::Start)?;
         return Ok(tokens.into_iter().take(count).map(i64::from).collect());
     }
     let vocabulary = bundle.architecture().vocab_size() as u64;

@@ -8,7 +8,7 @@ mod report;
 
 use crate::{
     Bundle, Model, TokenBatch,
-    proto::{GraphKind, Logits},
+    proto::{GraphKind, LogitsMode},
 };
 use serde::Serialize;
 use std::{ops::ControlFlow, time::Instant};
@@ -18,7 +18,7 @@ const LOGITS_BYTES: usize = 128 << 20;
 
 /// How to go through a text.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct EvalOptions {
     /// Tokens of a window. Its first one is given and not predicted.
     pub window: usize,
     /// Tokens from the beginning of one window to that of the next. Where windows overlap, a token counts in the first
@@ -65,7 +65,7 @@ pub enum Error {
     Runtime(#[from] densessm_session::Error),
     /// The plan or the text.
     #[error("{0}")]
-    Plan(String),
+    EvalOptions(String),
 }
 
 /// A window of the text, and from which of its tokens on it counts.
@@ -77,7 +77,7 @@ struct Window {
     first: usize,
 }
 
-fn windows(tokens: usize, plan: &Plan) -> Vec<Window> {
+fn windows(tokens: usize, plan: &EvalOptions) -> Vec<Window> {
     let mut all = Vec::new();
     let (mut begin, mut counted) = (0, 0);
     while counted < tokens {
@@ -98,10 +98,10 @@ fn windows(tokens: usize, plan: &Plan) -> Vec<Window> {
 pub fn measure(
     model: &mut dyn Model,
     tokens: &[i64],
-    plan: &Plan,
+    plan: &EvalOptions,
     watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Evaluation, Error> {
-    let wrong = |problem: String| Err(Error::Plan(problem));
+    let wrong = |problem: String| Err(Error::EvalOptions(problem));
     if plan.window < 2 {
         return wrong(format!("window: expected 2 tokens or more, got {}", plan.window));
     }
@@ -165,9 +165,9 @@ pub fn measure(
 fn graph(bundle: &Bundle) -> Result<GraphKind, Error> {
     let has = |kind| bundle.graph_path(kind).is_ok();
     match bundle.manifest().logits {
-        Logits::All if has(GraphKind::Parallel) => Ok(GraphKind::Parallel),
+        LogitsMode::All if has(GraphKind::Parallel) => Ok(GraphKind::Parallel),
         _ if has(GraphKind::Recurrent) => Ok(GraphKind::Recurrent),
-        _ => Err(Error::Plan(
+        _ => Err(Error::EvalOptions(
             "bundle: expected a recurrent graph or every token's logits; export with --mode both or --logits all"
                 .to_owned(),
         )),
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn windows_predict_every_token_but_their_first_once() {
-        let plan = |window, stride| Plan { window, stride, batch: 1 };
-        let counted = |tokens, plan: &Plan| -> Vec<usize> {
+        let plan = |window, stride| EvalOptions { window, stride, batch: 1 };
+        let counted = |tokens, plan: &EvalOptions| -> Vec<usize> {
             windows(tokens, plan).iter().flat_map(|window| window.first..window.end).collect()
         };
         assert_eq!(counted(10, &plan(4, 4)), [1, 2, 3, 5, 6, 7, 9]);

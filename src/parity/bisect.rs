@@ -10,7 +10,7 @@ use crate::{
     proto::{Architecture, GraphKind},
     runtime,
 };
-use densessm_reference::{Reference, State, Trace};
+use densessm_reference::{Observer, Reference, State};
 use densessm_session::Probe;
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::Serialize;
@@ -21,7 +21,7 @@ const TOKENS: usize = 24;
 
 /// Where a graph leaves the reference.
 #[derive(Clone, Debug, Serialize)]
-pub struct Found {
+pub struct Mismatch {
     /// The runtime.
     pub runtime: String,
     /// The graph.
@@ -40,12 +40,12 @@ pub struct Found {
 
 /// What the reference sees on its way, by name and in order.
 #[derive(Default)]
-struct Seen {
+struct Trace {
     order: Vec<String>,
     values: BTreeMap<String, Array2<f64>>,
 }
 
-impl Trace<f64> for Seen {
+impl Observer<f64> for Trace {
     fn see(&mut self, name: &str, _: usize, value: ArrayView2<'_, f64>) {
         match self.values.get_mut(name) {
             // The next chunk's rows; all have one width.
@@ -65,7 +65,7 @@ pub(super) fn bisect(
     tokens: &[i64],
     choice: runtime::Choice,
     device: Device,
-) -> Result<Vec<Found>, Error> {
+) -> Result<Vec<Mismatch>, Error> {
     let tokens = &tokens[..tokens.len().min(TOKENS)];
     let mut all = Vec::new();
     for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
@@ -80,7 +80,7 @@ pub(super) fn bisect(
             GraphKind::Parallel => parallel(&mut *probe, reference, tokens, &probes)?,
             GraphKind::Recurrent => recurrent(&mut *probe, reference, tokens, &probes)?,
         };
-        all.extend(found.map(|found| Found { runtime: choice.name().to_owned(), graph: kind.to_string(), ..found }));
+        all.extend(found.map(|found| Mismatch { runtime: choice.name().to_owned(), graph: kind.to_string(), ..found }));
     }
     Ok(all)
 }
@@ -90,7 +90,7 @@ fn parallel(
     reference: &Reference,
     tokens: &[i64],
     probes: &BTreeMap<String, String>,
-) -> Result<Option<Found>, Error> {
+) -> Result<Option<Mismatch>, Error> {
     // From states that are not zero, so that a state that is left out shows.
     let (before, tokens) = tokens.split_at(tokens.len() / 3);
     let mut state = reference.initial_state::<f64>();
@@ -102,11 +102,11 @@ fn parallel(
     given.insert("sequence_lengths".to_owned(), HostTensor { shape: vec![2], values: Values::Int32(counts) });
     let got = probe.run(given)?;
     for (row, &length) in lengths.iter().enumerate() {
-        let (mut seen, mut state) = (Seen::default(), state.clone());
+        let (mut seen, mut state) = (Trace::default(), state.clone());
         reference.parallel(&tokens[..length], &mut state, &mut seen);
         let got = Row { got: &got, rows: lengths.len(), row, width, length };
         if let Some(found) = first(&got, &seen, &state, probes) {
-            return Ok(Some(Found { padded: length < width, ..found }));
+            return Ok(Some(Mismatch { padded: length < width, ..found }));
         }
     }
     Ok(None)
@@ -117,11 +117,11 @@ fn recurrent(
     reference: &Reference,
     tokens: &[i64],
     probes: &BTreeMap<String, String>,
-) -> Result<Option<Found>, Error> {
+) -> Result<Option<Mismatch>, Error> {
     let mut state = reference.initial_state::<f64>();
     for &token in tokens {
         let got = probe.run(inputs(&[&[token]], &state))?;
-        let mut seen = Seen::default();
+        let mut seen = Trace::default();
         reference.recurrent(token, &mut state, &mut seen);
         let got = Row { got: &got, rows: 1, row: 0, width: 1, length: 1 };
         if let Some(found) = first(&got, &seen, &state, probes) {
@@ -184,13 +184,13 @@ fn is_retention(state: &State<f64>) -> bool {
 }
 
 /// The first value, in the order of computation, that is further off than is let pass.
-fn first(got: &Row<'_>, seen: &Seen, state: &State<f64>, probes: &BTreeMap<String, String>) -> Option<Found> {
+fn first(got: &Row<'_>, seen: &Trace, state: &State<f64>, probes: &BTreeMap<String, String>) -> Option<Mismatch> {
     let off = |values: &[f32], expected: &[f64]| {
         let mut tally = Tally::default();
         tally.add(values, expected);
         (tally.max() > tally.allowed()).then_some((tally.max(), tally.allowed()))
     };
-    let found = |tensor: &str, (error, allowed): (f64, f64)| Found {
+    let found = |tensor: &str, (error, allowed): (f64, f64)| Mismatch {
         runtime: String::new(),
         graph: String::new(),
         layer: layer(tensor),

@@ -2,7 +2,7 @@
 
 use super::{
     Error, Measure,
-    measure::{Tally, likeliest},
+    measure::{Tally, argmax},
 };
 use crate::{Bundle, Model, States, TokenBatch, Values, proto::GraphKind};
 use densessm_reference::{Reference, State};
@@ -37,7 +37,7 @@ impl Expected {
         let mut greedy = Vec::new();
         let mut row: Vec<f64> = logits.row(tokens.len() - 1).to_vec();
         for _ in 0..new_tokens {
-            let token = likeliest(&row) as i64;
+            let token = argmax(&row) as i64;
             let next = reference.recurrent(token, &mut state, &mut ()).to_vec();
             greedy.push((token, std::mem::replace(&mut row, next)));
         }

@@ -1,6 +1,6 @@
 //! Greedy texts, compared token by token.
 
-use super::{ABSOLUTE, Error, RELATIVE, forms::Expected, measure::likeliest};
+use super::{ABSOLUTE, Error, RELATIVE, forms::Expected, measure::argmax};
 use crate::Model;
 use serde::Serialize;
 
@@ -12,16 +12,16 @@ pub struct Greedy {
     /// Tokens compared.
     pub tokens: usize,
     /// Where the choice differed because two tokens are as good as equal: the text then went on with the reference's.
-    pub near_ties: Vec<Parting>,
+    pub near_ties: Vec<Divergence>,
     /// Where the texts part for another reason.
-    pub parted: Option<Parting>,
+    pub parted: Option<Divergence>,
     /// Whether they did not part.
     pub passed: bool,
 }
 
 /// A place where two texts choose different tokens.
 #[derive(Clone, Debug, Serialize)]
-pub struct Parting {
+pub struct Divergence {
     /// Tokens behind the prompt.
     pub position: usize,
     /// The reference's token.
@@ -43,10 +43,10 @@ pub(super) fn compare(model: &mut dyn Model, runtime: &str, expected: &Expected)
         Greedy { runtime: runtime.to_owned(), tokens: 0, near_ties: Vec::new(), parted: None, passed: true };
     for (position, (token, logits)) in expected.greedy.iter().enumerate() {
         greedy.tokens += 1;
-        let got = likeliest(&row);
+        let got = argmax(&row);
         if got as i64 != *token {
             let margin = logits[*token as usize] - logits[got];
-            let parting = Parting { position, expected: *token, got: got as i64, margin };
+            let parting = Divergence { position, expected: *token, got: got as i64, margin };
             let largest = logits.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
             // Both may be off by what is let pass.
             if margin > 2.0 * (ABSOLUTE + RELATIVE * largest) {

@@ -85,7 +85,7 @@ impl Tally {
         let divergence: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
         self.divergence = self.divergence.max(if divergence.is_nan() { f64::INFINITY } else { divergence.max(0.0) });
         self.vectors += 1;
-        self.agreed += usize::from(likeliest(&wide) == likeliest(expected));
+        self.agreed += usize::from(argmax(&wide) == argmax(expected));
     }
 
     pub(super) fn allowed(&self) -> f64 {
@@ -113,7 +113,7 @@ impl Tally {
 }
 
 /// The place of the largest number.
-pub(super) fn likeliest(logits: &[f64]) -> usize {
+pub(super) fn argmax(logits: &[f64]) -> usize {
     logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(place, _)| place)
 }
 

@@ -10,8 +10,8 @@ mod greedy;
 mod measure;
 mod report;
 
-pub use bisect::Found;
-pub use greedy::{Greedy, Parting};
+pub use bisect::Mismatch;
+pub use greedy::{Divergence, Greedy};
 pub use measure::Measure;
 
 use crate::{Bundle, Checkpoint, Device, LoadOptions, runtime};
@@ -28,7 +28,7 @@ pub const RELATIVE: f64 = 3e-4;
 
 /// What to compare.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ParityOptions {
     /// The prompt.
     pub tokens: Vec<i64>,
     /// Tokens chosen greedily behind it.
@@ -57,7 +57,7 @@ pub struct Parity {
     /// Errors over a long run, `(steps, largest error)`, by runtime.
     pub drift: Vec<(String, Vec<(usize, f64)>)>,
     /// Where failing graphs leave the reference.
-    pub found: Vec<Found>,
+    pub found: Vec<Mismatch>,
     /// Whether all checks passed.
     pub passed: bool,
 }
@@ -76,7 +76,7 @@ pub enum Error {
     Runtime(#[from] densessm_session::Error),
     /// The plan asks for something that cannot be.
     #[error("{0}")]
-    Plan(String),
+    ParityOptions(String),
     /// The caller wanted no more.
     #[error("stopped before anything was compared")]
     Stopped,
@@ -107,15 +107,17 @@ pub fn reference(checkpoint: &Checkpoint) -> Result<Reference, Error> {
 ///
 /// # Errors
 /// When either cannot be read or a runtime cannot be used; a bundle that computes something else is no error.
-pub fn check(bundle: &Bundle, reference: &Reference, plan: &Plan, watch: Watch<'_>) -> Result<Parity, Error> {
+pub fn check(bundle: &Bundle, reference: &Reference, plan: &ParityOptions, watch: Watch<'_>) -> Result<Parity, Error> {
     let vocabulary = reference.vocabulary();
     if plan.tokens.len() < 4 || plan.tokens.iter().any(|&token| token < 0 || token as usize >= vocabulary) {
         let problem = format!("prompt: expected 4 tokens or more below {vocabulary}, got {}", plan.tokens.len());
-        return Err(Error::Plan(problem));
+        return Err(Error::ParityOptions(problem));
     }
     if bundle.architecture().vocab_size() != vocabulary {
         let got = bundle.architecture().vocab_size();
-        return Err(Error::Plan(format!("bundle: expected {vocabulary} tokens as in the checkpoint, got {got}")));
+        return Err(Error::ParityOptions(format!(
+            "bundle: expected {vocabulary} tokens as in the checkpoint, got {got}"
+        )));
     }
     let mut parity = Parity {
         bundle: bundle.dir().display().to_string(),

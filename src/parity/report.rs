@@ -1,6 +1,6 @@
 //! What was found, for people.
 
-use super::{Found, Parity};
+use super::{Mismatch, Parity};
 use crate::report::{Axis, Cell, Chart, Error, Report, Section, Series, Table};
 
 impl Parity {
@@ -46,7 +46,7 @@ impl Parity {
         Section {
             heading: "Every way to feed a prompt".to_owned(),
             paragraph: "Absolute errors of logits and of the states carried on, the least cosine and the largest \
-                        divergence of a token's distribution, and how often the likeliest token is the same."
+                        divergence of a token's distribution, and how often the argmax token is the same."
                 .to_owned(),
             tables: vec![table],
             charts: Vec::new(),
@@ -103,7 +103,7 @@ impl Parity {
     }
 }
 
-fn found(all: &[Found]) -> Section {
+fn found(all: &[Mismatch]) -> Section {
     let mut table = Table::new(["runtime", "graph", "layer", "tensor", "largest error", "let pass"]);
     for found in all {
         table.row([

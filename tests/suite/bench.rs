@@ -6,7 +6,7 @@ use crate::{
 };
 use densessm::{
     ExportOptions,
-    bench::{Plan, measure},
+    bench::{BenchPlan, measure},
     runtime::Choice,
 };
 use serde_json::Value;
@@ -100,7 +100,8 @@ fn a_bundle_with_one_graph_is_fed_through_that_one() {
 fn what_is_interrupted_ends_with_what_was_measured() {
     let exported = exported(&golden("densemamba-m2-both-gates"), &ExportOptions::default());
     let mut model = load(&exported.bundle, Choice::Tract);
-    let plan = Plan { prompt_tokens: vec![2, 3], new_tokens: 4, batches: vec![1], positions: vec![9], threads: None };
+    let plan =
+        BenchPlan { prompt_tokens: vec![2, 3], new_tokens: 4, batches: vec![1], positions: vec![9], threads: None };
     // The parts: the machine, then each prompt and decoding after it, positions, the machine again. What was begun is
     // dropped.
     for (parts, runs, positions) in [(0, 0, 0), (3, 1, 0), (4, 1, 0), (6, 2, 1)] {
@@ -124,7 +125,7 @@ fn a_plan_of_nothing_is_an_error_of_the_library() {
         (vec![4], vec![], 1, "batches: expected numbers of at least 1, got []"),
         (vec![4], vec![1], 0, "new_tokens: expected numbers of at least 1, got [0]"),
     ] {
-        let plan = Plan { prompt_tokens, new_tokens, batches, positions: vec![9], threads: None };
+        let plan = BenchPlan { prompt_tokens, new_tokens, batches, positions: vec![9], threads: None };
         let error = measure(&mut *model, &plan, Duration::ZERO, &mut |_, _| ControlFlow::Continue(()));
         assert_eq!(error.unwrap_err().to_string(), name);
     }

@@ -4,24 +4,24 @@ use crate::{
     bundles::{Golden, exported, models},
     table::{Tolerance, rows},
 };
-use densessm::{ExportOptions, Model, TokenBatch, proto::Logits};
+use densessm::{ExportOptions, Model, TokenBatch, proto::LogitsMode};
 
 #[test]
 fn every_model_agrees_with_its_golden_on_every_runtime_in_every_form() {
     for model in models() {
         let golden = Golden::open(&model);
         for row in rows() {
-            for logits in [Logits::Last, Logits::All] {
+            for logits in [LogitsMode::Last, LogitsMode::All] {
                 let options = ExportOptions { lowering: row.lowering, logits, ..ExportOptions::default() };
                 let exported = exported(&model, &options);
                 let what = format!("{}, {logits:?}, {}", model.display(), row.name());
-                judge(&mut *row.load(&exported.bundle), &golden, row.tolerance, &what);
+                check_model(&mut *row.load(&exported.bundle), &golden, row.tolerance, &what);
             }
         }
     }
 }
 
-fn judge(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
+fn check_model(model: &mut dyn Model, golden: &Golden, tolerance: &Tolerance, what: &str) {
     ragged_batch(model, golden, tolerance, what);
     step_by_step(model, golden, tolerance, what);
     handed_over(model, golden, tolerance, what);

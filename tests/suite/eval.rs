@@ -5,10 +5,10 @@ use crate::{
     command::{bundle, densessm, error, printed},
 };
 use densessm::{
-    Checkpoint, ExportOptions, Place, Tokenizer,
-    eval::{Plan, measure},
+    Checkpoint, ExportOptions, TextPosition, Tokenizer,
+    eval::{EvalOptions, measure},
     parity,
-    proto::Logits,
+    proto::LogitsMode,
 };
 use serde_json::Value;
 use std::{fs, ops::ControlFlow, path::PathBuf};
@@ -37,14 +37,14 @@ fn reference(model: &str, tokens: &[i64], window: usize) -> f64 {
 
 fn agrees_with_the_reference(tokens: usize) {
     for name in ["densemamba-tiny", "denseretnet-tiny"] {
-        for logits in [Logits::Last, Logits::All] {
+        for logits in [LogitsMode::Last, LogitsMode::All] {
             let exported = exported(&trained(name), &ExportOptions { logits, ..ExportOptions::default() });
             let tokenizer = Tokenizer::open(exported.bundle.dir()).unwrap();
-            let ids = tokenizer.encode(&fs::read_to_string(text()).unwrap(), Place::Start).unwrap();
+            let ids = tokenizer.encode(&fs::read_to_string(text()).unwrap(), TextPosition::Start).unwrap();
             let ids: Vec<i64> = ids.into_iter().map(i64::from).take(tokens).collect();
             let expected = reference(name, &ids, 256).exp();
             for runtime in RUNTIMES {
-                let plan = Plan { window: 256, stride: 256, batch: 3 };
+                let plan = EvalOptions { window: 256, stride: 256, batch: 3 };
                 let mut model = load(&exported.bundle, runtime);
                 let got = measure(&mut *model, &ids, &plan, &mut |_, _| ControlFlow::Continue(())).unwrap();
                 let what =

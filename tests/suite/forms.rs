@@ -20,7 +20,7 @@ const MODELS: [&str; 4] = [
     "denseretnet-m2-hub-layout-4-heads",
 ];
 
-/// What the reference makes of a prompt, at every length asked for.
+/// Case the reference makes of a prompt, at every length asked for.
 struct Oracle {
     tokens: Vec<i64>,
     logits: Array2<f64>,
@@ -46,14 +46,14 @@ impl Oracle {
 
     /// Checks the logits that follow a prefix.
     #[track_caller]
-    fn follows(&self, length: usize, got: &[f32], what: &What) {
+    fn follows(&self, length: usize, got: &[f32], what: &Case) {
         let expected = self.logits.row(length - 1).to_vec();
         what.tolerance.assert_close(got, &expected, &format!("{}: after {length} tokens", what.name));
     }
 
     /// Checks the states after a prefix.
     #[track_caller]
-    fn left(&self, length: usize, row: &Snapshot, what: &What) {
+    fn left(&self, length: usize, row: &Snapshot, what: &Case) {
         let (_, state) = self.states.iter().find(|(known, _)| *known == length).unwrap();
         for (name, tensor) in row.tensors() {
             let Values::Float32(got) = &tensor.values else { panic!("{name}: expected floats") };
@@ -63,30 +63,30 @@ impl Oracle {
     }
 }
 
-/// What is compared, and how far off it may be.
-struct What {
+/// Case is compared, and how far off it may be.
+struct Case {
     name: String,
     tolerance: &'static Tolerance,
 }
 
-impl What {
+impl Case {
     fn and(&self, more: String) -> Self {
         Self { name: format!("{}: {more}", self.name), ..*self }
     }
 }
 
 /// Every model, with what the reference makes of it at some lengths, in every row of the table that is run here.
-fn everywhere(lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &What)) {
+fn everywhere(lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &Case)) {
     among(rows(), lengths, check);
 }
 
-fn among(rows: impl Iterator<Item = &'static Row>, lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &What)) {
+fn among(rows: impl Iterator<Item = &'static Row>, lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &Case)) {
     let oracles = MODELS.map(|model| Oracle::new(model, lengths));
     for row in rows {
         for (model, oracle) in MODELS.into_iter().zip(&oracles) {
             let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
             let exported = exported(&golden(model), &options);
-            let what = What { name: format!("{model}, {}", row.name()), tolerance: row.tolerance };
+            let what = Case { name: format!("{model}, {}", row.name()), tolerance: row.tolerance };
             check(&mut *row.load(&exported.bundle), oracle, &what);
         }
     }
@@ -151,7 +151,7 @@ fn rows_of_a_batch_are_what_they_are_alone() {
 }
 
 /// Steps through the rest of a prompt, checking each.
-fn steps(model: &mut dyn Model, states: &mut States, oracle: &Oracle, from: usize, what: &What) {
+fn steps(model: &mut dyn Model, states: &mut States, oracle: &Oracle, from: usize, what: &Case) {
     for at in from..oracle.tokens.len() {
         let got = model.step(&oracle.tokens[at..=at], states).unwrap().at(0, 0).to_vec();
         oracle.follows(at + 1, &got, what);
@@ -164,7 +164,7 @@ fn every_split_of_a_prompt_between_the_graphs_is_the_same_prompt() {
         for cut in 1..65 {
             let mut states = model.initial_states(1).unwrap();
             model.prefill(&TokenBatch::new(&oracle.tokens[..cut], &[cut]).unwrap(), &mut states).unwrap();
-            // What is left, in steps or, where it is much, in a call after one step.
+            // Case is left, in steps or, where it is much, in a call after one step.
             if cut > 48 {
                 steps(model, &mut states, oracle, cut, &what.and(format!("cut at {cut}")));
             } else {

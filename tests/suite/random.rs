@@ -158,7 +158,7 @@ impl Small {
             let out = folder.path().join(lowering.to_string());
             let options = ExportOptions { lowering, ..ExportOptions::default() };
             export(&checkpoint, &out, &options, |_| ControlFlow::Continue(())).unwrap();
-            let plan = parity::Plan {
+            let plan = parity::ParityOptions {
                 tokens: (0..21).map(|i| (i * 13 + 1) % reference.vocabulary() as i64).collect(),
                 new_tokens: 3,
                 drift: 0,

@@ -31,12 +31,12 @@ impl Tolerance {
     }
 }
 
-/// Where a row is run.
+/// RunPolicy a row is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Where {
+enum RunPolicy {
     /// On every machine.
     Everywhere,
-    /// Where the device answers.
+    /// RunPolicy the device answers.
     OnTheDevice,
     /// Nowhere, as the runtime says in these words.
     Nowhere(&'static str),
@@ -49,19 +49,19 @@ pub(crate) struct Row {
     pub(crate) device: Device,
     pub(crate) lowering: Lowering,
     pub(crate) tolerance: &'static Tolerance,
-    place: Where,
+    place: RunPolicy,
 }
 
-const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, place: Where) -> Row {
+const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, place: RunPolicy) -> Row {
     Row { runtime, device, lowering, tolerance: &FP32, place }
 }
 
 const TABLE: [Row; 12] = {
     use Device::{Cpu, Cuda, TensorRt};
     use Lowering::{Function, Inline};
-    use Where::{Everywhere, Nowhere, OnTheDevice};
+    use RunPolicy::{Everywhere, Nowhere, OnTheDevice};
     use runtime::Choice::{Ort, Tract};
-    const NO_CARD: Where = Nowhere("tract runs on the CPU");
+    const NO_CARD: RunPolicy = Nowhere("tract runs on the CPU");
     [
         row(Ort, Cpu, Function, Everywhere),
         row(Ort, Cpu, Inline, Everywhere),
@@ -87,9 +87,9 @@ impl Row {
     /// Why it is not run here.
     fn skipped(&self) -> Option<String> {
         match self.place {
-            Where::Everywhere => None,
-            Where::Nowhere(reason) => Some(reason.to_owned()),
-            Where::OnTheDevice => match self.runtime.availability(self.device) {
+            RunPolicy::Everywhere => None,
+            RunPolicy::Nowhere(reason) => Some(reason.to_owned()),
+            RunPolicy::OnTheDevice => match self.runtime.availability(self.device) {
                 Availability::Usable(_) => None,
                 Availability::Unusable(reason) => Some(reason),
             },

@@ -1,12 +1,11 @@
 //! `export`: from a checkpoint's folder to a bundle's.
 
-use crate::{Error, folder::Folder, plan::Plan, weights};
+use crate::{Error, folder::Folder, plan::WeightLayout, weights};
 use densessm_checkpoint::Checkpoint;
-use densessm_graph::{Dtype, Model};
-use densessm_models::Options;
+use densessm_graph::Model;
+use densessm_models::GraphOptions;
 use densessm_proto::{
-    Architecture, Dimension, ElementType, FileEntry, GraphEntry, GraphKind, Logits, Lowering, Manifest, Precision,
-    TensorEntry,
+    Architecture, Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
     states,
 };
@@ -37,7 +36,7 @@ pub struct ExportOptions {
     /// How custom operators are written.
     pub lowering: Lowering,
     /// Which logits the parallel graph returns.
-    pub logits: Logits,
+    pub logits: LogitsMode,
     /// Version of ONNX's operator set.
     pub opset: i64,
     /// Whether a bundle that is already there is replaced.
@@ -50,7 +49,7 @@ impl Default for ExportOptions {
         Self {
             graphs: vec![GraphKind::Parallel, GraphKind::Recurrent],
             lowering: Lowering::Function,
-            logits: Logits::Last,
+            logits: LogitsMode::Last,
             opset: 18,
             force: false,
         }
@@ -59,7 +58,7 @@ impl Default for ExportOptions {
 
 /// How far the weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct ExportProgress {
     /// Bytes written.
     pub done: u64,
     /// Bytes there will be.
@@ -86,16 +85,16 @@ pub fn export(
     checkpoint: &Checkpoint,
     out: &Path,
     options: &ExportOptions,
-    progress: impl FnMut(Progress) -> ControlFlow<()>,
+    progress: impl FnMut(ExportProgress) -> ControlFlow<()>,
 ) -> Result<Exported, Error> {
     let architecture = checkpoint.architecture();
-    let graph_options = Options { opset: options.opset, lowering: options.lowering, logits: options.logits };
+    let graph_options = GraphOptions { opset: options.opset, lowering: options.lowering, logits: options.logits };
     let models: Vec<(GraphKind, Model)> = options
         .graphs
         .iter()
         .map(|&kind| Ok((kind, densessm_models::graph(architecture, kind, graph_options)?)))
         .collect::<Result<_, Error>>()?;
-    let plan = Plan::new(models.iter().map(|(_, model)| model))?;
+    let plan = WeightLayout::new(models.iter().map(|(_, model)| model))?;
     let parts = plan.entries.iter().flat_map(|(weight, _)| &weight.parts);
     checkpoint.account(parts.map(|part| (part.name.as_str(), part.shape.as_slice())))?;
 
@@ -159,10 +158,5 @@ fn entry((name, tensor): (&str, &densessm_graph::TensorType)) -> TensorEntry {
         Some(size) => Dimension::Size(size),
         None => Dimension::Symbol(dim.to_string()),
     });
-    let dtype = match tensor.dtype {
-        Dtype::I64 => ElementType::Int64,
-        Dtype::I32 => ElementType::Int32,
-        _ => ElementType::Float32,
-    };
-    TensorEntry { name: name.to_owned(), dtype, shape: shape.collect() }
+    TensorEntry { name: name.to_owned(), dtype: tensor.dtype, shape: shape.collect() }
 }

@@ -5,7 +5,7 @@
 use crate::{Error, folder::Folder, weights::hex};
 use densessm_checkpoint::config;
 use densessm_graph::Part;
-use densessm_models::Options;
+use densessm_models::GraphOptions;
 use densessm_proto::{Architecture, GraphKind};
 use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
 use safetensors::{Dtype, View};
@@ -126,7 +126,7 @@ pub fn init(
 ) -> Result<Initialized, Error> {
     let config = preset.config();
     let architecture = config::parse(&config, &|_| None)?;
-    let model = densessm_models::graph(&architecture, GraphKind::Recurrent, Options::default())?;
+    let model = densessm_models::graph(&architecture, GraphKind::Recurrent, GraphOptions::default())?;
     let mut weights: Vec<&Part> = model.weights().flat_map(|weight| &weight.parts).collect();
     weights.sort_by(|a, b| a.name.cmp(&b.name));
 
@@ -235,7 +235,7 @@ mod tests {
 
     fn weights(preset: Preset) -> Vec<Part> {
         let architecture = config::parse(&preset.config(), &|_| None).unwrap();
-        let model = densessm_models::graph(&architecture, GraphKind::Recurrent, Options::default()).unwrap();
+        let model = densessm_models::graph(&architecture, GraphKind::Recurrent, GraphOptions::default()).unwrap();
         model.weights().flat_map(|weight| weight.parts.clone()).collect()
     }
 

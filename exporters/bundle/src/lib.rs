@@ -13,5 +13,5 @@ mod plan;
 mod weights;
 
 pub use error::Error;
-pub use export::{ExportOptions, Exported, Progress, export};
+pub use export::{ExportOptions, ExportProgress, Exported, export};
 pub use init::{Initialized, Preset, init};

@@ -1,7 +1,7 @@
 //! Where each weight will lie in the data file: planned before the first byte is read.
 
 use crate::Error;
-use densessm_graph::{Model, Place, Weight};
+use densessm_graph::{ExternalData, Model, Weight};
 use densessm_proto::manifest::WEIGHTS_FILE;
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ const VECTOR: u64 = 64;
 
 /// The data file's layout: each weight of either graph once, in the order of declaration.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) entries: Vec<(Weight, Place)>,
+pub(crate) struct WeightLayout {
+    pub(crate) entries: Vec<(Weight, ExternalData)>,
     by_name: BTreeMap<String, usize>,
     /// Size of the file.
     pub(crate) size: u64,
 }
 
-impl Plan {
+impl WeightLayout {
     pub(crate) fn new<'a>(models: impl IntoIterator<Item = &'a Model>) -> Result<Self, Error> {
         let mut plan = Self { entries: Vec::new(), by_name: BTreeMap::new(), size: 0 };
         for weight in models.into_iter().flat_map(Model::weights) {
@@ -38,11 +38,11 @@ impl Plan {
         let offset = self.size.next_multiple_of(alignment);
         self.size = offset + length;
         self.by_name.insert(weight.name.clone(), self.entries.len());
-        self.entries.push((weight, Place { file: WEIGHTS_FILE.to_owned(), offset, length }));
+        self.entries.push((weight, ExternalData { file: WEIGHTS_FILE.to_owned(), offset, length }));
     }
 
     /// Where a weight of one of the graphs lies.
-    pub(crate) fn place(&self, weight: &Weight) -> Place {
+    pub(crate) fn place(&self, weight: &Weight) -> ExternalData {
         self.entries[self.by_name[&weight.name]].1.clone()
     }
 }
@@ -71,9 +71,10 @@ mod tests {
             state_gate: Some(1),
             dense_projection: Projection::Linear,
         });
-        let graph = |kind| densessm_models::graph(&architecture, kind, densessm_models::Options::default()).unwrap();
+        let graph =
+            |kind| densessm_models::graph(&architecture, kind, densessm_models::GraphOptions::default()).unwrap();
         let models = [graph(GraphKind::Parallel), graph(GraphKind::Recurrent)];
-        let plan = Plan::new(&models).unwrap();
+        let plan = WeightLayout::new(&models).unwrap();
         assert_eq!(plan.entries.len(), models[0].weights().count());
         assert_eq!(models[0].weights().count(), models[1].weights().count());
         let mut end = 0;

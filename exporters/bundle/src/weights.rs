@@ -3,7 +3,7 @@
 //! One thread reads and prepares while another hashes and writes; what is in memory at once is one matrix (while it
 //! is transposed) and a few pieces.
 
-use crate::{Error, export::Progress, plan::Plan};
+use crate::{Error, export::ExportProgress, plan::WeightLayout};
 use densessm_checkpoint::{Checkpoint, Tensor};
 use densessm_graph::{Prepare, Weight};
 use sha2::{Digest, Sha256};
@@ -24,9 +24,9 @@ const UNDER_WAY: usize = 4;
 /// Writes the data file as planned and returns its SHA-256.
 pub(crate) fn write(
     checkpoint: &Checkpoint,
-    plan: &Plan,
+    plan: &WeightLayout,
     path: &Path,
-    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    mut progress: impl FnMut(ExportProgress) -> ControlFlow<()>,
 ) -> Result<String, Error> {
     let mut file = File::create(path).map_err(Error::io(path))?;
     let (pieces, received) = sync_channel::<Vec<u8>>(UNDER_WAY);
@@ -38,7 +38,7 @@ pub(crate) fn write(
             hash.update(&piece);
             file.write_all(&piece).map_err(Error::io(path))?;
             done += piece.len() as u64;
-            match progress(Progress { done, total: plan.size }) {
+            match progress(ExportProgress { done, total: plan.size }) {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(()) => Err(Error::Stopped),
             }
@@ -60,7 +60,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// The receiver is gone: it has met an error of its own.
 struct Gone;
 
-fn send_all(checkpoint: &Checkpoint, plan: &Plan, pieces: SyncSender<Vec<u8>>) -> Result<(), Error> {
+fn send_all(checkpoint: &Checkpoint, plan: &WeightLayout, pieces: SyncSender<Vec<u8>>) -> Result<(), Error> {
     let mut at = 0;
     for (weight, place) in &plan.entries {
         if place.offset > at && pieces.send(vec![0; (place.offset - at) as usize]).is_err() {

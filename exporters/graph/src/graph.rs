@@ -10,7 +10,7 @@ use std::{cell::RefCell, panic::Location};
 
 /// An ONNX graph while it is written.
 ///
-/// Values and scopes are small `Copy` handles into it. Every operation checks element types and shapes at once; the
+/// ValueList and scopes are small `Copy` handles into it. Every operation checks element types and shapes at once; the
 /// first mistake is kept, whatever depends on it is passed over, and [`Graph::finish`] reports it with the line of
 /// source that made it. So nothing but `finish` returns a `Result`.
 ///

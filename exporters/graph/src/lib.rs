@@ -1,7 +1,7 @@
 //! An ONNX graph builder: a graph is written as one writes the equations, and checked at every operation.
 //!
 //! ```
-//! use densessm_graph::{Dtype, Graph, Scope, TensorType, Value};
+//! use densessm_graph::{DType, Graph, Scope, TensorType, Value};
 //! use densessm_proto::Lowering;
 //!
 //! /// `y = x Wᵀ + b`: `[.., d_in] -> [.., d_out]`.
@@ -14,7 +14,7 @@
 //! }
 //!
 //! let graph = Graph::new("example", 18, Lowering::Inline)?;
-//! let x = graph.input("x", TensorType::new(Dtype::F32, ["batch".into(), densessm_graph::Dim::from(8_usize)]));
+//! let x = graph.input("x", TensorType::new(DType::F32, ["batch".into(), densessm_graph::Dim::from(8_usize)]));
 //! let [v, gate] = linear(graph.root(), "to_hidden.0", x, 32).silu().split(-1);
 //! graph.output("y", v * gate);
 //! let model = graph.finish()?;
@@ -44,6 +44,7 @@ mod weight;
 mod write;
 
 pub use attribute::Attribute;
+pub use densessm_proto::DType;
 pub use dim::Dim;
 pub use error::Error;
 pub use graph::Graph;
@@ -51,8 +52,8 @@ pub use model::Model;
 pub use operator::Operator;
 pub use ops::concat;
 pub use scope::Scope;
-pub use tensor_type::{Dtype, TensorType};
+pub use tensor_type::TensorType;
 pub use value::Value;
-pub use values::{Values, joined};
+pub use values::{ValueList, joined};
 pub use weight::{Part, Prepare, Weight};
-pub use write::Place;
+pub use write::ExternalData;

@@ -1,6 +1,6 @@
 //! Custom operators: a name, typed attributes, and a body in standard operators that is its specification.
 
-use crate::{Attribute, Dtype, Scope, TensorType, Value, Values, arena::Function, graph::Emit, value::POISON};
+use crate::{Attribute, DType, Scope, TensorType, Value, ValueList, arena::Function, graph::Emit, value::POISON};
 use densessm_proto::Lowering;
 use std::panic::Location;
 
@@ -16,9 +16,9 @@ pub trait Operator {
     /// The domain's version it belongs to.
     const VERSION: i64;
     /// Its operands.
-    type Inputs<'g>: Values<'g>;
+    type Inputs<'g>: ValueList<'g>;
     /// Its results.
-    type Outputs<'g>: Values<'g>;
+    type Outputs<'g>: ValueList<'g>;
 
     /// Its static arguments, for kernels to read.
     fn attributes(&self) -> Vec<(&'static str, Attribute)>;
@@ -106,7 +106,7 @@ impl<'g> Scope<'g> {
             (body, outer, std::mem::take(&mut arena.path))
         };
         // A function's inputs are positions: an operand left out keeps its formal, which nothing reads.
-        let absent = TensorType::new(Dtype::F32, [0_usize; 0]);
+        let absent = TensorType::new(DType::F32, [0_usize; 0]);
         let mut present = Vec::new();
         for (name, slot) in slots {
             match slot {

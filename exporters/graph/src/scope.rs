@@ -1,7 +1,7 @@
 //! Scopes: where nodes get their names and weights are declared.
 
 use crate::{
-    Dim, Dtype, Graph, Part, Prepare, TensorType, Value, Weight,
+    DType, Dim, Graph, Part, Prepare, TensorType, Value, Weight,
     arena::{Literal, MAIN},
     graph::Emit,
     value::POISON,
@@ -106,7 +106,7 @@ impl<'g> Scope<'g> {
                 return Value::new(self.graph, POISON);
             }
         };
-        let weight = Weight { name: name.clone(), parts, prepare, stored, dtype: Dtype::F32 };
+        let weight = Weight { name: name.clone(), parts, prepare, stored, dtype: DType::F32 };
         let id = arena.add_value(name, weight.tensor_type(), MAIN);
         arena.weights.push((id, weight, location));
         Value::new(self.graph, id)
@@ -115,14 +115,14 @@ impl<'g> Scope<'g> {
     /// A constant fp32 scalar.
     #[track_caller]
     pub fn scalar(self, value: f32) -> Value<'g> {
-        let tensor = TensorType::new(Dtype::F32, [0_usize; 0]);
+        let tensor = TensorType::new(DType::F32, [0_usize; 0]);
         self.literal(format!("literal/{value:?}"), tensor, value.to_le_bytes().to_vec())
     }
 
     /// A constant int64 scalar.
     #[track_caller]
     pub fn integer(self, value: i64) -> Value<'g> {
-        let tensor = TensorType::new(Dtype::I64, [0_usize; 0]);
+        let tensor = TensorType::new(DType::I64, [0_usize; 0]);
         self.literal(format!("literal/{value}"), tensor, value.to_le_bytes().to_vec())
     }
 
@@ -130,14 +130,14 @@ impl<'g> Scope<'g> {
     #[track_caller]
     pub fn floats(self, name: &str, values: &[f32]) -> Value<'g> {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.literal(format!("literal/{name}"), TensorType::new(Dtype::F32, [values.len()]), bytes)
+        self.literal(format!("literal/{name}"), TensorType::new(DType::F32, [values.len()]), bytes)
     }
 
     /// A constant int64 vector.
     #[track_caller]
     pub fn integers(self, name: &str, values: &[i64]) -> Value<'g> {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.literal(format!("literal/{name}"), TensorType::new(Dtype::I64, [values.len()]), bytes)
+        self.literal(format!("literal/{name}"), TensorType::new(DType::I64, [values.len()]), bytes)
     }
 
     /// The integers `0 … extent-1` (int64). A symbolic extent is read off an input that has it.
@@ -150,7 +150,7 @@ impl<'g> Scope<'g> {
         };
         let operands = [self.integer(0), limit, self.integer(1)];
         let [range] = self.graph.emit(Emit::onnx("Range", vec![]), &operands, |_| {
-            Ok([TensorType { dtype: Dtype::I64, shape: vec![extent] }])
+            Ok([TensorType { dtype: DType::I64, shape: vec![extent] }])
         });
         range
     }
@@ -182,7 +182,7 @@ impl<'g> Scope<'g> {
         };
         let axis = axis as i64;
         Value::new(self.graph, id).apply("Shape", &[], vec![("start", axis.into()), ("end", (axis + 1).into())], |_| {
-            Ok(TensorType::new(Dtype::I64, [1_usize]))
+            Ok(TensorType::new(DType::I64, [1_usize]))
         })
     }
 

@@ -1,79 +1,21 @@
 //! Element types and shapes, and the two rules that most operators share: broadcasting and axis counting.
 
 use crate::Dim;
-use densessm_proto::onnx::tensor_proto::DataType;
+use densessm_proto::DType;
 use std::fmt;
-
-/// Element type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// 32-bit float.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of a 32-bit float.
-    BF16,
-    /// 64-bit signed integer.
-    I64,
-    /// 32-bit signed integer.
-    I32,
-    /// Truth value.
-    Bool,
-}
-
-impl Dtype {
-    /// ONNX's number for the type.
-    pub fn onnx(self) -> DataType {
-        match self {
-            Self::F32 => DataType::Float,
-            Self::F16 => DataType::Float16,
-            Self::BF16 => DataType::Bfloat16,
-            Self::I64 => DataType::Int64,
-            Self::I32 => DataType::Int32,
-            Self::Bool => DataType::Bool,
-        }
-    }
-
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::Bool => 1,
-        }
-    }
-
-    pub(crate) fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::BF16)
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-            Self::I64 => "i64",
-            Self::I32 => "i32",
-            Self::Bool => "bool",
-        })
-    }
-}
 
 /// Element type and shape of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorType {
     /// Element type.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Sizes, outermost first.
     pub shape: Vec<Dim>,
 }
 
 impl TensorType {
     /// A type from its parts.
-    pub fn new<D: Into<Dim>>(dtype: Dtype, shape: impl IntoIterator<Item = D>) -> Self {
+    pub fn new<D: Into<Dim>>(dtype: DType, shape: impl IntoIterator<Item = D>) -> Self {
         Self { dtype, shape: shape.into_iter().map(Into::into).collect() }
     }
 
@@ -88,7 +30,7 @@ impl TensorType {
     }
 
     /// The same shape with another element type.
-    pub(crate) fn with_dtype(&self, dtype: Dtype) -> Self {
+    pub(crate) fn with_dtype(&self, dtype: DType) -> Self {
         Self { dtype, shape: self.shape.clone() }
     }
 

@@ -1,6 +1,6 @@
 //! The handle to a value, and what can be asked of it.
 
-use crate::{Dim, Dtype, Graph, TensorType, arena::ValueId, graph::Emit, tensor_type::Shape};
+use crate::{DType, Dim, Graph, TensorType, arena::ValueId, graph::Emit, tensor_type::Shape};
 use std::{fmt, panic::Location};
 
 /// The id of a value that could not be made: its reason is kept in the graph, and what depends on it is passed over.
@@ -31,8 +31,8 @@ impl<'g> Value<'g> {
     }
 
     /// Element type.
-    pub fn dtype(self) -> Dtype {
-        self.tensor().map_or(Dtype::F32, |tensor| tensor.dtype)
+    pub fn dtype(self) -> DType {
+        self.tensor().map_or(DType::F32, |tensor| tensor.dtype)
     }
 
     /// Sizes, outermost first.

@@ -4,7 +4,7 @@ use crate::Value;
 
 /// One value, or several in an array, vector, tuple or struct: the operands of an [`Operator`](crate::Operator), or
 /// the states of a scan. Left-out optional operands keep their place.
-pub trait Values<'g>: Sized {
+pub trait ValueList<'g>: Sized {
     /// Appends the values in order, each under its name, `None` for an operand left out.
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>);
 
@@ -20,7 +20,7 @@ pub trait Values<'g>: Sized {
     }
 }
 
-impl<'g> Values<'g> for Value<'g> {
+impl<'g> ValueList<'g> for Value<'g> {
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>) {
         out.push((name.to_owned(), Some(*self)));
     }
@@ -30,13 +30,13 @@ impl<'g> Values<'g> for Value<'g> {
     }
 }
 
-impl<'g> Values<'g> for () {
+impl<'g> ValueList<'g> for () {
     fn slots(&self, _: &str, _: &mut Vec<(String, Option<Value<'g>>)>) {}
 
     fn map(self, _: &mut dyn FnMut(Value<'g>) -> Value<'g>) -> Self {}
 }
 
-impl<'g> Values<'g> for Option<Value<'g>> {
+impl<'g> ValueList<'g> for Option<Value<'g>> {
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>) {
         out.push((name.to_owned(), *self));
     }
@@ -46,7 +46,7 @@ impl<'g> Values<'g> for Option<Value<'g>> {
     }
 }
 
-impl<'g, T: Values<'g>, const N: usize> Values<'g> for [T; N] {
+impl<'g, T: ValueList<'g>, const N: usize> ValueList<'g> for [T; N] {
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>) {
         self.iter().enumerate().for_each(|(i, item)| item.slots(&joined(name, &i.to_string()), out));
     }
@@ -56,7 +56,7 @@ impl<'g, T: Values<'g>, const N: usize> Values<'g> for [T; N] {
     }
 }
 
-impl<'g, T: Values<'g>> Values<'g> for Vec<T> {
+impl<'g, T: ValueList<'g>> ValueList<'g> for Vec<T> {
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>) {
         self.iter().enumerate().for_each(|(i, item)| item.slots(&joined(name, &i.to_string()), out));
     }
@@ -66,7 +66,7 @@ impl<'g, T: Values<'g>> Values<'g> for Vec<T> {
     }
 }
 
-impl<'g, A: Values<'g>, B: Values<'g>> Values<'g> for (A, B) {
+impl<'g, A: ValueList<'g>, B: ValueList<'g>> ValueList<'g> for (A, B) {
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>) {
         self.0.slots(&joined(name, "0"), out);
         self.1.slots(&joined(name, "1"), out);
@@ -84,17 +84,17 @@ pub fn joined(group: &str, field: &str) -> String {
     if group.is_empty() { field.to_owned() } else { format!("{group}_{field}") }
 }
 
-/// Implements [`Values`] for a struct `Name<'g>` whose fields are all [`Values`], in the order given.
+/// Implements [`ValueList`] for a struct `Name<'g>` whose fields are all [`ValueList`], in the order given.
 #[macro_export]
 macro_rules! values {
     ($name:ident { $($field:ident),+ $(,)? }) => {
-        impl<'g> $crate::Values<'g> for $name<'g> {
+        impl<'g> $crate::ValueList<'g> for $name<'g> {
             fn slots(&self, name: &str, out: &mut Vec<(String, Option<$crate::Value<'g>>)>) {
-                $($crate::Values::slots(&self.$field, &$crate::joined(name, stringify!($field)), out);)+
+                $($crate::ValueList::slots(&self.$field, &$crate::joined(name, stringify!($field)), out);)+
             }
 
             fn map(self, f: &mut dyn FnMut($crate::Value<'g>) -> $crate::Value<'g>) -> Self {
-                Self { $($field: $crate::Values::map(self.$field, f)),+ }
+                Self { $($field: $crate::ValueList::map(self.$field, f)),+ }
             }
         }
     };

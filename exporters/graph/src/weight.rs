@@ -1,6 +1,6 @@
 //! Weights as they are declared: a checkpoint tensor, its shape there, and what is done to it once, at export.
 
-use crate::{Dim, Dtype, TensorType};
+use crate::{DType, Dim, TensorType};
 
 /// A weight of the graph: a tensor of the checkpoint, or some matrices of it side by side, prepared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Weight {
     /// Shape in the graph.
     pub stored: Vec<usize>,
     /// Element type in the graph.
-    pub dtype: Dtype,
+    pub dtype: DType,
 }
 
 impl Weight {

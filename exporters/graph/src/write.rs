@@ -6,13 +6,15 @@ use crate::{
 };
 use densessm_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_proto::DataLocation, tensor_shape_proto, type_proto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::{DataLocation, DataType},
+    tensor_shape_proto, type_proto,
 };
 
 /// Where a weight's bytes lie: in a file beside the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ExternalData {
     /// Name of the file.
     pub file: String,
     /// First byte.
@@ -27,7 +29,7 @@ const IR_OVERLOADS: i64 = 10;
 
 impl Model {
     /// The graph as ONNX, with every weight at the place given for it.
-    pub fn to_onnx(&self, mut place: impl FnMut(&Weight) -> Place) -> ModelProto {
+    pub fn to_onnx(&self, mut place: impl FnMut(&Weight) -> ExternalData) -> ModelProto {
         let arena = &self.arena;
         let mut graph = self.graph_proto(MAIN, &self.name);
         graph.initializer.extend(arena.weights.iter().map(|(_, weight, _)| external(weight, place(weight))));
@@ -151,7 +153,8 @@ fn type_proto(tensor: &TensorType) -> TypeProto {
             ..tensor_shape_proto::Dimension::default()
         })
         .collect();
-    let tensor = type_proto::Tensor { elem_type: tensor.dtype.onnx().into(), shape: Some(TensorShapeProto { dim }) };
+    let tensor =
+        type_proto::Tensor { elem_type: DataType::from(tensor.dtype).into(), shape: Some(TensorShapeProto { dim }) };
     TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }
 }
 
@@ -171,18 +174,18 @@ fn tensor(name: &str, literal: &Literal) -> TensorProto {
     TensorProto {
         name: name.to_owned(),
         dims: literal.tensor.shape.iter().filter_map(|dim| dim.known()).map(|size| size as i64).collect(),
-        data_type: literal.tensor.dtype.onnx().into(),
+        data_type: DataType::from(literal.tensor.dtype).into(),
         raw_data: literal.bytes.clone(),
         ..TensorProto::default()
     }
 }
 
-fn external(weight: &Weight, place: Place) -> TensorProto {
+fn external(weight: &Weight, place: ExternalData) -> TensorProto {
     let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
     TensorProto {
         name: weight.name.clone(),
         dims: weight.stored.iter().map(|&size| size as i64).collect(),
-        data_type: weight.dtype.onnx().into(),
+        data_type: DataType::from(weight.dtype).into(),
         data_location: DataLocation::External.into(),
         external_data: vec![
             entry("location", place.file),

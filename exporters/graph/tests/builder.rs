@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use densessm_graph::{
-    Attribute, Dim, Dtype, Error, Graph, Model, Operator, Place, Prepare, Scope, TensorType, Value, concat,
+    Attribute, DType, Dim, Error, ExternalData, Graph, Model, Operator, Prepare, Scope, TensorType, Value, concat,
 };
 use densessm_proto::Lowering;
 
@@ -12,7 +12,7 @@ fn graph() -> Graph {
 }
 
 fn f32s<const N: usize>(shape: [Dim; N]) -> TensorType {
-    TensorType { dtype: Dtype::F32, shape: shape.to_vec() }
+    TensorType { dtype: DType::F32, shape: shape.to_vec() }
 }
 
 /// `[batch, time, 64]`
@@ -60,28 +60,28 @@ fn a_graph_reads_as_one_line_a_node() {
     assert_eq!(
         model.to_string(),
         "graph test (opset 18)
-  weight layers.3.to_hidden.0.weight: f32[64, 32] Transpose
-  weight layers.3.to_hidden.0.bias: f32[32] AsIs
-  weight layers.3.A_log: f32[16, 2] NegExp
-  input x: f32[batch, time, 64]
-  literal/[16, 16]: i64[2] = 16, 16
-  layers/3/to_hidden/0/MatMul: f32[batch, time, 32] = MatMul(x, layers.3.to_hidden.0.weight)
-  layers/3/to_hidden/0/Add: f32[batch, time, 32] = Add(layers/3/to_hidden/0/MatMul, layers.3.to_hidden.0.bias)
-  layers/3/Sigmoid: f32[batch, time, 32] = Sigmoid(layers/3/to_hidden/0/Add)
-  layers/3/Mul: f32[batch, time, 32] = Mul(layers/3/to_hidden/0/Add, layers/3/Sigmoid)
-  layers/3/Split.0: f32[batch, time, 16], layers/3/Split.1: f32[batch, time, 16] = Split(layers/3/Mul, literal/[16, 16]) axis=-1
-  layers/3/Mul_1: f32[batch, time, 16] = Mul(layers/3/Split.0, layers/3/Split.1)
-  layers/3/MatMul: f32[batch, time, 2] = MatMul(layers/3/Mul_1, layers.3.A_log)
-  y: f32[batch, time, 2], layers/3/Twice.1: f32[batch, time, 2] = test.domain.Twice(layers/3/MatMul, _) factor=2.0
-  output y: f32[batch, time, 2]
+  weight layers.3.to_hidden.0.weight: fp32[64, 32] Transpose
+  weight layers.3.to_hidden.0.bias: fp32[32] AsIs
+  weight layers.3.A_log: fp32[16, 2] NegExp
+  input x: fp32[batch, time, 64]
+  literal/[16, 16]: int64[2] = 16, 16
+  layers/3/to_hidden/0/MatMul: fp32[batch, time, 32] = MatMul(x, layers.3.to_hidden.0.weight)
+  layers/3/to_hidden/0/Add: fp32[batch, time, 32] = Add(layers/3/to_hidden/0/MatMul, layers.3.to_hidden.0.bias)
+  layers/3/Sigmoid: fp32[batch, time, 32] = Sigmoid(layers/3/to_hidden/0/Add)
+  layers/3/Mul: fp32[batch, time, 32] = Mul(layers/3/to_hidden/0/Add, layers/3/Sigmoid)
+  layers/3/Split.0: fp32[batch, time, 16], layers/3/Split.1: fp32[batch, time, 16] = Split(layers/3/Mul, literal/[16, 16]) axis=-1
+  layers/3/Mul_1: fp32[batch, time, 16] = Mul(layers/3/Split.0, layers/3/Split.1)
+  layers/3/MatMul: fp32[batch, time, 2] = MatMul(layers/3/Mul_1, layers.3.A_log)
+  y: fp32[batch, time, 2], layers/3/Twice.1: fp32[batch, time, 2] = test.domain.Twice(layers/3/MatMul, _) factor=2.0
+  output y: fp32[batch, time, 2]
 function test.domain.Twice factor=2.0
-  input 0: f32[batch, time, 2]
-  input 1: f32[]
-  literal/2.0: f32[] = 2.0
-  Mul: f32[batch, time, 2] = Mul(0, literal/2.0)
-  Exp: f32[batch, time, 2] = Exp(Mul)
-  output Mul: f32[batch, time, 2]
-  output Exp: f32[batch, time, 2]
+  input 0: fp32[batch, time, 2]
+  input 1: fp32[]
+  literal/2.0: fp32[] = 2.0
+  Mul: fp32[batch, time, 2] = Mul(0, literal/2.0)
+  Exp: fp32[batch, time, 2] = Exp(Mul)
+  output Mul: fp32[batch, time, 2]
+  output Exp: fp32[batch, time, 2]
 "
     );
 }
@@ -109,7 +109,7 @@ fn only_the_first_mistake_is_reported() {
     graph.output("y", x.exp());
     let error = graph.finish().unwrap_err();
     assert_eq!(error.what, "node `MatMul`");
-    assert_eq!(error.problem, "cannot multiply f32[batch, time, 64] by f32[batch, time, 64]");
+    assert_eq!(error.problem, "cannot multiply fp32[batch, time, 64] by fp32[batch, time, 64]");
 }
 
 /// Every mistake here is one that ONNX would find late or never.
@@ -117,7 +117,7 @@ fn only_the_first_mistake_is_reported() {
 fn each_kind_of_mistake_is_found_where_it_is_made() {
     type Mistake = fn(&Graph) -> Value<'_>;
     let cases: [(Mistake, &str); 19] = [
-        (|g| tokens(g).cast(Dtype::I64) + tokens_again(g), "expected equal element types, got i64 and f32"),
+        (|g| tokens(g).cast(DType::I64) + tokens_again(g), "expected equal element types, got i64 and f32"),
         (|g| tokens(g).split::<3>(-1)[0], "cannot split an axis of 64 into 3 equal parts"),
         (|g| tokens(g).split_sizes(-1, [60, 5])[0], "cannot split axis -1"),
         (|g| tokens(g).split::<2>(1)[0], "expected a static size at axis 1"),
@@ -131,7 +131,7 @@ fn each_kind_of_mistake_is_found_where_it_is_made() {
         (|g| tokens(g).gather(tokens_again(g)), "expected integer indices"),
         (|g| tokens(g).select(g.root().scalar(0.0), g.root().scalar(1.0)), "expected a condition of truth values"),
         (|g| concat(1, &[tokens(g), tokens_again(g).transpose([1, 0, 2])]), "cannot join"),
-        (|g| tokens(g).cast(Dtype::I64).exp(), "expected floats"),
+        (|g| tokens(g).cast(DType::I64).exp(), "expected floats"),
         (|g| g.root().range("rows"), "no input has an axis of size rows"),
         (|g| tokens(g).matmul(g.root().weight("w", [63, 2])), "cannot multiply"),
         (|g| tokens(g) * g.root().weight_t("w", [2, 64]), "cannot broadcast"),
@@ -223,7 +223,7 @@ fn a_scan_keeps_its_states_and_joins_its_outputs() {
     graph.output("end", end);
     let model = graph.finish().unwrap();
     let types: Vec<String> = model.outputs().map(|(name, tensor)| format!("{name}: {tensor}")).collect();
-    assert_eq!(types, ["y: f32[batch, time, 64]", "end: f32[batch, 64]"]);
+    assert_eq!(types, ["y: fp32[batch, time, 64]", "end: fp32[batch, 64]"]);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_scan_whose_state_changes_its_shape_is_a_mistake() {
     graph.output("y", y);
     graph.output("end", end);
     let error = graph.finish().unwrap_err();
-    assert_eq!(error.problem, "expected a state to stay f32[batch, 1], got f32[batch, 64]");
+    assert_eq!(error.problem, "expected a state to stay fp32[batch, 1], got fp32[batch, 64]");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn two_calls(lowering: Lowering, same: bool) -> Result<Model, Error> {
 
 #[test]
 fn equal_calls_share_a_function_and_unequal_ones_get_an_overload() {
-    let place = |_: &densessm_graph::Weight| Place { file: "w.data".into(), offset: 0, length: 0 };
+    let place = |_: &densessm_graph::Weight| ExternalData { file: "w.data".into(), offset: 0, length: 0 };
     let shared = two_calls(Lowering::Function, true).unwrap().to_onnx(place);
     assert_eq!((shared.functions.len(), shared.ir_version), (1, 8));
     let two = two_calls(Lowering::Function, false).unwrap().to_onnx(place);
@@ -298,7 +298,7 @@ fn the_inline_lowering_holds_standard_operators_only() {
     graph.output("y", y);
     graph.output("e", e);
     let model = graph.finish().unwrap();
-    let onnx = model.to_onnx(|_| Place { file: "w.data".into(), offset: 0, length: 0 });
+    let onnx = model.to_onnx(|_| ExternalData { file: "w.data".into(), offset: 0, length: 0 });
     let nodes = onnx.graph.unwrap().node;
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["layer/Twice/Mul", "layer/Twice/Add", "layer/Twice/Exp"]);
@@ -317,7 +317,7 @@ fn an_operation_that_was_emitted_before_is_not_emitted_again() {
     let [other, _] = graph.root().call(Twice, (z, Some(e)));
     graph.output("z", again + other);
     let model = graph.finish().unwrap();
-    let onnx = model.to_onnx(|_| Place { file: "w.data".into(), offset: 0, length: 0 });
+    let onnx = model.to_onnx(|_| ExternalData { file: "w.data".into(), offset: 0, length: 0 });
     let nodes = onnx.graph.unwrap().node;
     let names: Vec<&str> = nodes.iter().map(|node| node.op_type.as_str()).collect();
     assert_eq!(names, ["Exp", "Add", "Twice", "Twice", "Add"]);
@@ -333,8 +333,8 @@ fn a_shape_is_read_at_run_time_only_where_it_must_be() {
     let back = flat.exp().reshape(vec!["batch".into(), "time".into(), Dim::from(64_usize)]);
     graph.output("y", back);
     let text = graph.finish().unwrap().to_string();
-    assert!(text.contains("literal/[-1, 64]: i64[2] = -1, 64"), "{text}");
-    assert!(text.contains("Concat: i64[3] = Concat(Shape, Shape_1, literal/[64]) axis=0"), "{text}");
+    assert!(text.contains("literal/[-1, 64]: int64[2] = -1, 64"), "{text}");
+    assert!(text.contains("Concat: int64[3] = Concat(Shape, Shape_1, literal/[64]) axis=0"), "{text}");
 }
 
 #[test]

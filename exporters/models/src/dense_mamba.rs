@@ -1,7 +1,7 @@
 //! DenseMamba (arXiv 2403.00818, section 3.3, over Mamba, arXiv 2312.00752, section 3): one layer, both forms.
 
 use crate::{
-    form::{Call, Form, embed, head},
+    form::{Form, GraphIo, embed, head},
     nn::{joined, linear, linear_bias, norm},
     operators::{CausalConv, ConvInputs, Recurrence, ScanInputs, SelectiveScan, SelectiveStep, StepInputs},
 };
@@ -24,7 +24,7 @@ struct LayerStates<'a> {
 }
 
 /// The whole model: tokens `[B, T]` to logits.
-pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], call: &Call<'g>) {
+pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], call: &GraphIo<'g>) {
     let (x, table) = p.scope("backbone", |p| {
         let (mut x, table) = embed(p, "embeddings", call.tokens, [m.vocab_size, m.hidden_size]);
         let mut neighbours = VecDeque::new(); // nearest first
@@ -41,7 +41,7 @@ pub(crate) fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], ca
             neighbours.push_front(hidden);
             neighbours.truncate(m.dense_block_layers);
         }
-        (norm(p, "norm_f", call.asked_for(x), m.layer_norm_epsilon), table)
+        (norm(p, "norm_f", call.select_positions(x), m.layer_norm_epsilon), table)
     });
     call.finish(head(p, x, table, m.tie_word_embeddings));
 }
@@ -53,7 +53,7 @@ fn mixer<'g>(
     x: Value<'g>,
     neighbours: &[Hidden<'g>],
     states: LayerStates<'_>,
-    call: &Call<'g>,
+    call: &GraphIo<'g>,
 ) -> (Value<'g>, Hidden<'g>) {
     let (d, n, r) = (m.intermediate_size, m.state_size, m.time_step_rank);
 
@@ -137,7 +137,7 @@ fn project<'g>(p: Scope<'g>, m: &DenseMamba, x: Value<'g>, gated: bool) -> Proje
 }
 
 /// `u = silu(causal_conv(u) + bias)`: `[B, T, D] -> [B, T, D]`.
-fn conv<'g>(p: Scope<'g>, m: &DenseMamba, u: Value<'g>, state: Option<&StateTensor>, call: &Call<'g>) -> Value<'g> {
+fn conv<'g>(p: Scope<'g>, m: &DenseMamba, u: Value<'g>, state: Option<&StateTensor>, call: &GraphIo<'g>) -> Value<'g> {
     let (weight, bias) = p.scope("conv1d", |p| {
         let weight = p.weight_as("weight", [m.intermediate_size, 1, m.conv_kernel], Prepare::Taps);
         (weight, m.use_conv_bias.then(|| p.weight("bias", [m.intermediate_size])))

@@ -1,7 +1,7 @@
 //! DenseRetNet (arXiv 2403.00818, section 3.2; reference file `modeling_dense_gau_retnet.py`): one layer, both forms.
 
 use crate::{
-    form::{Call, Form, embed, head},
+    form::{Form, GraphIo, embed, head},
     nn::{joined_silu, linear, norm},
     operators::{DenseNorm, DenseNormInputs, Retention, RetentionInputs, RetentionStep, RetentionStepInputs},
     positions::{Positions, positions},
@@ -24,7 +24,7 @@ pub(crate) fn model<'g>(
     p: Scope<'g>,
     m: &DenseRetNet,
     states: &[StateTensor],
-    call: &Call<'g>,
+    call: &GraphIo<'g>,
     past_length: Value<'g>,
 ) {
     let positions = positions(p, m, past_length, call.tokens);
@@ -42,7 +42,7 @@ pub(crate) fn model<'g>(
             neighbours.push_front(own);
             neighbours.truncate(m.dense_block_layers);
         }
-        (norm(p, "norm", call.asked_for(x), m.rms_norm_eps), table)
+        (norm(p, "norm", call.select_positions(x), m.rms_norm_eps), table)
     });
     call.finish(head(p, x, table, m.tie_word_embeddings));
 }
@@ -57,7 +57,7 @@ fn retention<'g>(
     neighbours: Option<&[KeyValue<'g>]>,
     Positions { cos, sin, scale }: Positions<'g>,
     state: &StateTensor,
-    call: &Call<'g>,
+    call: &GraphIo<'g>,
 ) -> (Value<'g>, KeyValue<'g>) {
     let (heads, dk, dv) = (m.num_attention_heads, m.head_key_dim(), m.head_value_dim());
     let eps = m.rms_norm_eps;

@@ -1,8 +1,8 @@
 //! The two forms of every model: one definition of the layers serves both.
 
-use densessm_graph::{Dim, Dtype, Graph, Scope, TensorType, Value};
+use densessm_graph::{DType, Dim, Graph, Scope, TensorType, Value};
 use densessm_proto::{
-    GraphKind, Logits, StateTensor,
+    GraphKind, LogitsMode, StateTensor,
     states::{BATCH, INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
 };
 use std::{cell::RefCell, collections::BTreeMap};
@@ -20,7 +20,7 @@ pub(crate) enum Form<'g> {
 }
 
 /// The inputs of a call, and the outputs as far as they have been made.
-pub(crate) struct Call<'g> {
+pub(crate) struct GraphIo<'g> {
     graph: &'g Graph,
     pub(crate) form: Form<'g>,
     /// Token ids, int64 `[B, T]`.
@@ -28,20 +28,20 @@ pub(crate) struct Call<'g> {
     past: BTreeMap<String, Value<'g>>,
     /// What is handed on besides the logits, which come first.
     present: RefCell<Vec<(String, Value<'g>)>>,
-    logits: Logits,
+    logits: LogitsMode,
 }
 
-impl<'g> Call<'g> {
+impl<'g> GraphIo<'g> {
     /// Declares the inputs that every model has, in the contract's order.
-    pub(crate) fn declare(graph: &'g Graph, kind: GraphKind, logits: Logits) -> Self {
+    pub(crate) fn declare(graph: &'g Graph, kind: GraphKind, logits: LogitsMode) -> Self {
         let sequence = match kind {
             GraphKind::Parallel => Dim::from(SEQUENCE),
             GraphKind::Recurrent => Dim::from(1_usize),
         };
-        let tokens = graph.input(INPUT_IDS, TensorType { dtype: Dtype::I64, shape: vec![BATCH.into(), sequence] });
+        let tokens = graph.input(INPUT_IDS, TensorType { dtype: DType::I64, shape: vec![BATCH.into(), sequence] });
         let form = match kind {
             GraphKind::Parallel => {
-                Form::Parallel { lengths: graph.input(SEQUENCE_LENGTHS, TensorType::new(Dtype::I32, [BATCH])) }
+                Form::Parallel { lengths: graph.input(SEQUENCE_LENGTHS, TensorType::new(DType::I32, [BATCH])) }
             }
             GraphKind::Recurrent => Form::Recurrent,
         };
@@ -50,12 +50,12 @@ impl<'g> Call<'g> {
 
     /// Declares the counter of tokens already consumed, int64 `[B]`, and hands it on to its output.
     pub(crate) fn past_length(&self) -> Value<'g> {
-        let past = self.graph.input(PAST_LENGTH, TensorType::new(Dtype::I64, [BATCH]));
+        let past = self.graph.input(PAST_LENGTH, TensorType::new(DType::I64, [BATCH]));
         let present = match self.form {
-            Form::Parallel { lengths } => past + lengths.cast(Dtype::I64),
+            Form::Parallel { lengths } => past + lengths.cast(DType::I64),
             Form::Recurrent => past + 1,
         };
-        self.hand_on(PRESENT_LENGTH, present);
+        self.emit_state(PRESENT_LENGTH, present);
         past
     }
 
@@ -64,7 +64,7 @@ impl<'g> Call<'g> {
         for state in states {
             let sizes = state.shape.iter().map(|&size| Dim::from(size));
             let shape = std::iter::once(Dim::from(BATCH)).chain(sizes).collect();
-            let value = self.graph.input(&state.past, TensorType { dtype: Dtype::F32, shape });
+            let value = self.graph.input(&state.past, TensorType { dtype: DType::F32, shape });
             self.past.insert(state.past.clone(), value);
         }
     }
@@ -76,19 +76,23 @@ impl<'g> Call<'g> {
 
     /// Hands a state on.
     pub(crate) fn present(&self, state: &StateTensor, value: Value<'g>) {
-        self.hand_on(&state.present, value);
+        self.emit_state(&state.present, value);
     }
 
-    fn hand_on(&self, name: &str, value: Value<'g>) {
+    fn emit_state(&self, name: &str, value: Value<'g>) {
         self.present.borrow_mut().push((name.to_owned(), value));
     }
 
     /// The hidden vectors whose logits are asked for: `[B, T, H] -> [B·positions, H]`.
-    pub(crate) fn asked_for(&self, x: Value<'g>) -> Value<'g> {
+    pub(crate) fn select_positions(&self, x: Value<'g>) -> Value<'g> {
         match (self.form, self.logits) {
             (Form::Recurrent, _) => x.squeeze(1),
-            (Form::Parallel { lengths }, Logits::Last) => x.gather_per_row(lengths.cast(Dtype::I64).unsqueeze(-1) - 1),
-            (Form::Parallel { .. }, Logits::All) => x.reshape(vec![Dim::from(BATCH) * Dim::from(SEQUENCE), x.dim(-1)]),
+            (Form::Parallel { lengths }, LogitsMode::Last) => {
+                x.gather_per_row(lengths.cast(DType::I64).unsqueeze(-1) - 1)
+            }
+            (Form::Parallel { .. }, LogitsMode::All) => {
+                x.reshape(vec![Dim::from(BATCH) * Dim::from(SEQUENCE), x.dim(-1)])
+            }
         }
     }
 
@@ -96,7 +100,9 @@ impl<'g> Call<'g> {
     /// them all that was handed on.
     pub(crate) fn finish(&self, scores: Value<'g>) {
         let logits = match (self.form, self.logits) {
-            (Form::Parallel { .. }, Logits::All) => scores.reshape(vec![BATCH.into(), SEQUENCE.into(), scores.dim(-1)]),
+            (Form::Parallel { .. }, LogitsMode::All) => {
+                scores.reshape(vec![BATCH.into(), SEQUENCE.into(), scores.dim(-1)])
+            }
             _ => scores.unsqueeze(1),
         };
         self.graph.output(LOGITS, logits);

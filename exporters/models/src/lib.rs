@@ -13,23 +13,23 @@ pub mod operators;
 mod positions;
 
 use densessm_graph::{Error, Graph, Model};
-use densessm_proto::{Architecture, GraphKind, Logits, Lowering, states};
+use densessm_proto::{Architecture, GraphKind, LogitsMode, Lowering, states};
 
 /// The choices one has in writing a model's graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct GraphOptions {
     /// Version of ONNX's operator set.
     pub opset: i64,
     /// How custom operators are written.
     pub lowering: Lowering,
     /// Which logits the parallel graph returns.
-    pub logits: Logits,
+    pub logits: LogitsMode,
 }
 
-impl Default for Options {
+impl Default for GraphOptions {
     /// Operator set 18, functions, the logits of each row's last token.
     fn default() -> Self {
-        Self { opset: 18, lowering: Lowering::Function, logits: Logits::Last }
+        Self { opset: 18, lowering: Lowering::Function, logits: LogitsMode::Last }
     }
 }
 
@@ -37,10 +37,10 @@ impl Default for Options {
 ///
 /// # Errors
 /// When the operator set is not one the builder knows; any other error is a defect of the model's definition.
-pub fn graph(architecture: &Architecture, kind: GraphKind, options: Options) -> Result<Model, Error> {
+pub fn graph(architecture: &Architecture, kind: GraphKind, options: GraphOptions) -> Result<Model, Error> {
     let graph = Graph::new(kind.name(), options.opset, options.lowering)?;
     let states = states::layout(architecture);
-    let mut call = form::Call::declare(&graph, kind, options.logits);
+    let mut call = form::GraphIo::declare(&graph, kind, options.logits);
     match architecture {
         Architecture::DenseMamba(m) => {
             call.past_states(&states);

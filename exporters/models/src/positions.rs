@@ -1,6 +1,6 @@
 //! What retention needs to know of a token's absolute position: its rotation and its normaliser.
 
-use densessm_graph::{Dtype, Scope, Value};
+use densessm_graph::{DType, Scope, Value};
 use densessm_proto::DenseRetNet;
 use std::f64::consts::TAU;
 
@@ -39,7 +39,7 @@ fn angle<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
     let turn = f64::from(TURN_BITS).exp2();
     let steps: Vec<i64> = (0..half).map(|j| (10000_f64.powf(-(j as f64) / last) / TAU * turn).round() as i64).collect();
     let fraction = (position * p.integers("theta", &steps)) % (1_i64 << TURN_BITS);
-    fraction.cast(Dtype::F32) * (TAU / turn) as f32
+    fraction.cast(DType::F32) * (TAU / turn) as f32
 }
 
 /// `sqrt((1 - γ_h) / (1 - γ_h^(t+1)))`: `[B, T, 1] -> [B, T, H]`.
@@ -49,6 +49,6 @@ fn scale<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
     let decays: Vec<f64> = (0..m.num_attention_heads).map(DenseRetNet::decay).collect();
     let halves: Vec<f32> = decays.iter().map(|decay| (-0.5 * decay.ln()) as f32).collect();
     let halved_gaps: Vec<f32> = decays.iter().map(|decay| (0.5 * (1.0 - decay)) as f32).collect();
-    let half = ((position + 1).cast(Dtype::F32) * p.floats("half_log_decay", &halves)).min(LONGEST_DECAY);
+    let half = ((position + 1).cast(DType::F32) * p.floats("half_log_decay", &halves)).min(LONGEST_DECAY);
     (p.floats("half_gap", &halved_gaps) / (half.sinh() * (-half).exp())).sqrt()
 }

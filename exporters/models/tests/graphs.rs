@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use densessm_models::{Options, graph};
-use densessm_proto::{Architecture, DenseMamba, DenseRetNet, GraphKind, Logits, Lowering, Projection};
+use densessm_models::{GraphOptions, graph};
+use densessm_proto::{Architecture, DenseMamba, DenseRetNet, GraphKind, LogitsMode, Lowering, Projection};
 use std::path::PathBuf;
 
 const KINDS: [GraphKind; 2] = [GraphKind::Parallel, GraphKind::Recurrent];
@@ -51,7 +51,7 @@ fn the_graphs_read_as_they_did() {
         [("dense_mamba", Architecture::DenseMamba(mamba())), ("dense_retnet", Architecture::DenseRetNet(retnet()))]
     {
         for kind in KINDS {
-            let text = graph(&architecture, kind, Options::default()).unwrap().to_string();
+            let text = graph(&architecture, kind, GraphOptions::default()).unwrap().to_string();
             let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/text/{name}.{kind}.txt"));
             if std::env::var_os("BLESS").is_some() {
                 std::fs::write(&path, &text).unwrap();
@@ -68,9 +68,9 @@ fn the_graphs_read_as_they_did() {
 /// Both graphs of a configuration, in every form: they declare the same weights and no shape is at odds.
 fn stands(architecture: &Architecture) {
     for lowering in [Lowering::Function, Lowering::Inline] {
-        for logits in [Logits::Last, Logits::All] {
+        for logits in [LogitsMode::Last, LogitsMode::All] {
             let weights = KINDS.map(|kind| {
-                let model = graph(architecture, kind, Options { opset: 18, lowering, logits })
+                let model = graph(architecture, kind, GraphOptions { opset: 18, lowering, logits })
                     .unwrap_or_else(|error| panic!("{architecture:?}, {kind}, {lowering}: {error}"));
                 let mut weights: Vec<_> = model.weights().cloned().collect();
                 weights.sort_by(|a, b| a.name.cmp(&b.name));

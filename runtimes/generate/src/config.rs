@@ -3,7 +3,7 @@
 //! The one design decision: its end-of-sequence tokens always hold; its sampling fields only where the caller asks for
 //! them, so that the same command gives the same text whatever a checkpoint's author liked.
 
-use crate::{Error, Options, Sampling, tokenizer::read_json};
+use crate::{Error, GenerateOptions, Sampling, tokenizer::read_json};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -79,8 +79,8 @@ impl GenerationConfig {
         Ok(Self { eos, bos: fields.ids.bos_token_id, sampling })
     }
 
-    /// Options that stop at this bundle's end-of-sequence tokens, and are greedy.
-    pub fn options(&self) -> Options {
-        Options { eos: self.eos.clone(), ..Options::default() }
+    /// GenerateOptions that stop at this bundle's end-of-sequence tokens, and are greedy.
+    pub fn options(&self) -> GenerateOptions {
+        GenerateOptions { eos: self.eos.clone(), ..GenerateOptions::default() }
     }
 }

@@ -5,7 +5,7 @@
 //! pending ones, so states and pending tokens always make up the sequence.
 
 use crate::{
-    Error, FinishReason, Options, Place, Progress, Prompt, Sampler, Statistics, TextStream, Tokenizer,
+    Error, FinishReason, GenerateOptions, Progress, Prompt, Sampler, Statistics, TextPosition, TextStream, Tokenizer,
     stop::StopStrings,
 };
 use densessm_proto::GraphKind;
@@ -62,7 +62,7 @@ pub fn generate<'a>(
     model: &'a mut dyn Model,
     tokenizer: &'a Tokenizer,
     prompt: Prompt,
-    options: Options,
+    options: GenerateOptions,
 ) -> Result<Generation<'a>, Error> {
     let started = Instant::now();
     let sampler = Sampler::new(options.sampling)?;
@@ -100,7 +100,7 @@ pub fn generate<'a>(
 }
 
 /// The stream of the text that comes after these tokens.
-fn after<'a>(tokenizer: &'a Tokenizer, tokens: &[u32], place: Place) -> Result<TextStream<'a>, Error> {
+fn after<'a>(tokenizer: &'a Tokenizer, tokens: &[u32], place: TextPosition) -> Result<TextStream<'a>, Error> {
     let mut text = tokenizer.stream(place);
     for &token in tokens {
         text.push(token)?;

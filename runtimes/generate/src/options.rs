@@ -6,7 +6,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 /// How to generate.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct GenerateOptions {
     /// At most so many tokens are made. With 0 the prompt is read and nothing else.
     pub max_new_tokens: usize,
     /// How a token is chosen.
@@ -22,7 +22,7 @@ pub struct Options {
     pub graphs: Option<Vec<GraphKind>>,
 }
 
-impl Default for Options {
+impl Default for GenerateOptions {
     /// Greedy, 256 tokens, and nothing else that ends it.
     fn default() -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! What a generation starts from: a text or tokens, at the start of a sequence or after one that was paused.
 
-use crate::{Error, Place, Progress, Tokenizer};
+use crate::{Error, Progress, TextPosition, Tokenizer};
 use densessm_session::States;
 
 /// What to go on from.
@@ -39,7 +39,7 @@ impl Prompt {
     }
 
     /// The states to go on from, the tokens to feed, and where the first of them stands.
-    pub(crate) fn open(self, tokenizer: &Tokenizer) -> Result<(Option<States>, Vec<u32>, Place), Error> {
+    pub(crate) fn open(self, tokenizer: &Tokenizer) -> Result<(Option<States>, Vec<u32>, TextPosition), Error> {
         let (states, mut tokens) = match self.progress {
             Some(Progress { states, pending }) => (Some(states), pending),
             None => (None, Vec::new()),
@@ -50,11 +50,11 @@ impl Prompt {
             return Err(Error::Batch(states.batch()));
         }
         let consumed = states.as_ref().is_some_and(|states| states.lengths() != [0]);
-        let place = if consumed || !tokens.is_empty() { Place::After } else { Place::Start };
+        let place = if consumed || !tokens.is_empty() { TextPosition::After } else { TextPosition::Start };
         let new = match self.input {
             Input::Text(text) => {
                 let new = tokenizer.encode(&text, place)?;
-                let beginning = if place == Place::Start { tokenizer.beginning().len() } else { 0 };
+                let beginning = if place == TextPosition::Start { tokenizer.beginning().len() } else { 0 };
                 if new.len() == beginning {
                     return Err(Error::EmptyPrompt);
                 }

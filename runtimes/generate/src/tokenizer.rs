@@ -18,7 +18,7 @@ const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// Where in a sequence a text stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum TextPosition {
     /// At its start: with the beginning-of-sequence token, if the model has one, and the tokenizer's leading space.
     Start,
     /// After other tokens: neither of the two.
@@ -97,10 +97,10 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When the tokenizer fails on the text.
-    pub fn encode(&self, text: &str, place: Place) -> Result<Vec<u32>, Error> {
+    pub fn encode(&self, text: &str, place: TextPosition) -> Result<Vec<u32>, Error> {
         let (tokenizer, beginning) = match place {
-            Place::Start => (&self.inner, self.beginning.as_slice()),
-            Place::After => (self.after.get_or_init(|| without_leading_space(&self.inner)), [].as_slice()),
+            TextPosition::Start => (&self.inner, self.beginning.as_slice()),
+            TextPosition::After => (self.after.get_or_init(|| without_leading_space(&self.inner)), [].as_slice()),
         };
         let encoding = tokenizer.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok([beginning, encoding.get_ids()].concat())
@@ -120,8 +120,8 @@ impl Tokenizer {
     }
 
     /// Turns tokens into text as they come, those of a sequence's start or those after others.
-    pub fn stream(&self, place: Place) -> TextStream<'_> {
-        TextStream::new(self, place == Place::After)
+    pub fn stream(&self, place: TextPosition) -> TextStream<'_> {
+        TextStream::new(self, place == TextPosition::After)
     }
 
     pub(crate) fn spelling(&self) -> &Spelling {

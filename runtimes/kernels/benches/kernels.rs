@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use densessm_kernels::{Attributes, Caller, Function, Level, OPERATORS, Operand, Shape};
+use densessm_kernels::{Attributes, Function, Level, OPERATORS, Operand, Shape, SingleThreaded};
 
 struct Given;
 
@@ -49,7 +49,7 @@ fn operator(c: &mut Criterion, name: &str, shapes: &[&[usize]], lengths: Option<
         group.bench_function(level.to_string(), |bencher| {
             bencher.iter(|| {
                 let mut results: Vec<&mut [f32]> = results.iter_mut().map(Vec::as_mut_slice).collect();
-                kernel.run(&operands, &mut results, &Caller).unwrap();
+                kernel.run(&operands, &mut results, &SingleThreaded).unwrap();
             });
         });
     }

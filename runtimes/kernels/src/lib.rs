@@ -24,5 +24,5 @@ pub use error::Error;
 pub use kernel::{Attributes, Definition, Kernel, OPERATORS};
 pub use lanes::Function;
 pub use operands::{Arity, Element, Operand, Shape, Slot};
-pub use pool::{Caller, Pool};
+pub use pool::{Pool, SingleThreaded};
 pub use simd::Level;

@@ -16,9 +16,9 @@ pub trait Pool: Sync {
 
 /// No pool: the calling thread does it all.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Caller;
+pub struct SingleThreaded;
 
-impl Pool for Caller {
+impl Pool for SingleThreaded {
     fn threads(&self) -> usize {
         1
     }

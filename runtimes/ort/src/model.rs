@@ -6,7 +6,7 @@ use crate::{
     weights::Weights,
 };
 use densessm_proto::{
-    GraphKind, Logits as Which, StateTensor,
+    GraphKind, LogitsMode, StateTensor,
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, SEQUENCE_LENGTHS},
 };
 use densessm_session::{
@@ -172,7 +172,7 @@ impl Model for OrtModel {
     fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
         self.check(tokens.ids(), tokens.rows(), states)?;
         let (batch, width, vocabulary) = (tokens.rows(), tokens.width(), self.vocabulary());
-        let positions = if self.bundle.manifest().logits == Which::All { width } else { 1 };
+        let positions = if self.bundle.manifest().logits == LogitsMode::All { width } else { 1 };
         let past: Vec<i64> = states.lengths().to_vec();
         let Some(session) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
         let counts = self.bundle.architecture().counts_positions();

@@ -4,7 +4,7 @@ use crate::{
     library,
     session::{cuda, failed},
 };
-use densessm_session::{Device, Error, Product, quickest};
+use densessm_session::{Device, Error, Product, min_time};
 use ort::{
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{Session, builder::GraphOptimizationLevel},
@@ -13,7 +13,7 @@ use ort::{
 use prost::Message;
 use std::time::Duration;
 
-/// Runs a product again and again for that long, and once at least, and returns the time of the quickest run. Input and output stay on the device.
+/// Runs a product again and again for that long, and once at least, and returns the time of the min_time run. Input and output stay on the device.
 ///
 /// # Errors
 /// When ONNX Runtime or the device cannot be used, or the device has no room for the product.
@@ -43,7 +43,7 @@ pub fn time_product(
         let mut binding = session.create_binding()?;
         binding.bind_input(Product::INPUT, &Tensor::from_array(([product.rows, product.inner], product.input()))?)?;
         binding.bind_output_to_device(Product::OUTPUT, &memory)?;
-        quickest(budget, || session.run_binding(&binding).map(drop))
+        min_time(budget, || session.run_binding(&binding).map(drop))
     };
     time().map_err(failed("timing a matrix product"))
 }

@@ -40,7 +40,7 @@ pub fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Er
     };
     let both = || Ok::<_, Error>((open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?));
     let (parallel, recurrent) = match &weights {
-        Some(weights) => weights.sparingly(both)?,
+        Some(weights) => weights.load_releasing_pages(both)?,
         None => both()?,
     };
     let Some(any) = parallel.as_ref().or(recurrent.as_ref()) else {

@@ -143,7 +143,7 @@ impl Weights {
     }
 
     /// Loads sessions, giving back the pages of the files as they are read.
-    pub(crate) fn sparingly<R>(&self, load: impl FnOnce() -> R) -> R {
+    pub(crate) fn load_releasing_pages<R>(&self, load: impl FnOnce() -> R) -> R {
         let (done, ended) = mpsc::channel::<()>();
         thread::scope(|scope| {
             scope.spawn(move || {

@@ -6,7 +6,7 @@
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
 use densessm_proto::{
-    GraphKind, Logits,
+    GraphKind, LogitsMode,
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH},
 };
 use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Snapshot, States, TokenBatch, Values};
@@ -27,7 +27,7 @@ fn golden(name: &str) -> PathBuf {
 fn exported(model: &Path) -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    let options = ExportOptions { logits: Logits::All, ..ExportOptions::default() };
+    let options = ExportOptions { logits: LogitsMode::All, ..ExportOptions::default() };
     export(&Checkpoint::open(model).unwrap(), &out, &options, |_| ControlFlow::Continue(())).unwrap();
     let bundle = Bundle::open(&out).unwrap();
     (folder, bundle)

@@ -4,7 +4,7 @@ use crate::{
     Error, Real, State, Tensors,
     blocks::{rms_norm, silu, softplus},
     config::{count, count_or, flag_or, number_or},
-    trace::Seen,
+    trace::ChunkTrace,
 };
 use ndarray::{Array2, Array3, ArrayView2, Axis, Ix2, Zip, s};
 use serde_json::Value;
@@ -110,7 +110,7 @@ impl Config {
         w: &Tensors,
         tokens: &[i64],
         state: &mut State<F>,
-        seen: &mut Seen<'_, F>,
+        seen: &mut ChunkTrace<'_, F>,
     ) -> Array2<F> {
         let mut x = w.rows::<F>(&self.table, tokens);
         seen.see("backbone.embeddings", x.view());
@@ -137,7 +137,7 @@ impl Config {
         x: &Array2<F>,
         neighbours: &VecDeque<Hidden<F>>,
         state: &mut State<F>,
-        seen: &mut Seen<'_, F>,
+        seen: &mut ChunkTrace<'_, F>,
     ) -> (Array2<F>, Hidden<F>) {
         let Self { channels: d, states: n, rank: r, .. } = *self;
         let p = format!("backbone.layers.{l}.mixer");
@@ -228,7 +228,14 @@ impl Config {
     }
 
     /// `silu(W₂ silu(W₁ x))`; 1 if there is no such gate.
-    fn gate<F: Real>(&self, w: &Tensors, name: &str, x: &Array2<F>, width: usize, seen: &mut Seen<'_, F>) -> Array2<F> {
+    fn gate<F: Real>(
+        &self,
+        w: &Tensors,
+        name: &str,
+        x: &Array2<F>,
+        width: usize,
+        seen: &mut ChunkTrace<'_, F>,
+    ) -> Array2<F> {
         if !w.has(&format!("{name}.fc1.weight")) {
             return Array2::ones((x.nrows(), width));
         }

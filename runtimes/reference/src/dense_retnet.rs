@@ -4,7 +4,7 @@ use crate::{
     Error, Real, State, Tensors,
     blocks::{rms_norm, rms_norm_of, silu},
     config::{count, count_or, flag_or, number_or},
-    trace::Seen,
+    trace::ChunkTrace,
 };
 use ndarray::{Array2, ArrayD, Axis, Ix2, s};
 use serde_json::Value;
@@ -99,7 +99,7 @@ impl Config {
         w: &Tensors,
         tokens: &[i64],
         state: &mut State<F>,
-        seen: &mut Seen<'_, F>,
+        seen: &mut ChunkTrace<'_, F>,
     ) -> Array2<F> {
         let mut x = w.rows::<F>("model.embed_tokens.weight", tokens);
         seen.see("model.embed_tokens", x.view());
@@ -126,7 +126,7 @@ impl Config {
         x: &Array2<F>,
         neighbours: &VecDeque<KeyValue<F>>,
         state: &mut State<F>,
-        seen: &mut Seen<'_, F>,
+        seen: &mut ChunkTrace<'_, F>,
     ) -> (Array2<F>, KeyValue<F>) {
         let Self { heads, keys, values, eps, .. } = *self;
         let (dk, dv) = (keys / heads, values / heads);

@@ -19,7 +19,7 @@ mod weights;
 pub use error::Error;
 pub use model::Reference;
 pub use state::State;
-pub use trace::Trace;
+pub use trace::Observer;
 pub use weights::Tensors;
 
 /// The precision of a computation: `f32` or `f64`.

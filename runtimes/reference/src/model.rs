@@ -1,6 +1,6 @@
 //! A checkpoint to compute with.
 
-use crate::{Error, Real, State, Tensors, Trace, dense_mamba, dense_retnet, trace::Seen};
+use crate::{Error, Observer, Real, State, Tensors, dense_mamba, dense_retnet, trace::ChunkTrace};
 use ndarray::{Array1, Array2, Axis, concatenate};
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -70,7 +70,7 @@ impl Reference {
     ///
     /// # Panics
     /// When a token is not in the vocabulary.
-    pub fn parallel<F: Real>(&self, tokens: &[i64], state: &mut State<F>, trace: &mut dyn Trace<F>) -> Array2<F> {
+    pub fn parallel<F: Real>(&self, tokens: &[i64], state: &mut State<F>, trace: &mut dyn Observer<F>) -> Array2<F> {
         let size = match self.family {
             Family::DenseMamba(_) => dense_mamba::CHUNK,
             Family::DenseRetNet(_) => dense_retnet::CHUNK,
@@ -78,7 +78,7 @@ impl Reference {
         let mut first = 0;
         let mut logits = Vec::new();
         for chunk in tokens.chunks(size) {
-            logits.push(self.chunk(chunk, state, &mut Seen { trace: &mut *trace, first }));
+            logits.push(self.chunk(chunk, state, &mut ChunkTrace { trace: &mut *trace, first }));
             first += chunk.len();
         }
         let views: Vec<_> = logits.iter().map(|logits| logits.view()).collect();
@@ -89,11 +89,11 @@ impl Reference {
     ///
     /// # Panics
     /// When the token is not in the vocabulary.
-    pub fn recurrent<F: Real>(&self, token: i64, state: &mut State<F>, trace: &mut dyn Trace<F>) -> Array1<F> {
-        self.chunk(&[token], state, &mut Seen { trace, first: 0 }).remove_axis(Axis(0))
+    pub fn recurrent<F: Real>(&self, token: i64, state: &mut State<F>, trace: &mut dyn Observer<F>) -> Array1<F> {
+        self.chunk(&[token], state, &mut ChunkTrace { trace, first: 0 }).remove_axis(Axis(0))
     }
 
-    fn chunk<F: Real>(&self, tokens: &[i64], state: &mut State<F>, seen: &mut Seen<'_, F>) -> Array2<F> {
+    fn chunk<F: Real>(&self, tokens: &[i64], state: &mut State<F>, seen: &mut ChunkTrace<'_, F>) -> Array2<F> {
         let logits = match &self.family {
             Family::DenseMamba(model) => model.chunk(&self.weights, tokens, state, seen),
             Family::DenseRetNet(model) => model.chunk(&self.weights, tokens, state, seen),

@@ -151,14 +151,14 @@ fn trained_checkpoints_say_what_they_said_in_pytorch() {
         let prompt = greedy["prompt_tokens"].as_u64().unwrap() as usize;
         let reference = open(&model);
         let mut state = reference.initial_state::<f64>();
-        let likeliest = |row: ArrayView1<'_, f64>| {
+        let argmax = |row: ArrayView1<'_, f64>| {
             row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id as i64).unwrap()
         };
         let logits = reference.parallel(&ids[..prompt], &mut state, &mut ());
-        let mut token = likeliest(logits.row(prompt - 1));
+        let mut token = argmax(logits.row(prompt - 1));
         for &expected in &ids[prompt..] {
             assert_eq!(token, expected, "{}", model.display());
-            token = likeliest(reference.recurrent(token, &mut state, &mut ()).view());
+            token = argmax(reference.recurrent(token, &mut state, &mut ()).view());
         }
     }
 }

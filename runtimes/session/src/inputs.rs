@@ -2,7 +2,7 @@
 
 use crate::{Bundle, Error, HostTensor, Values};
 use densessm_proto::{
-    Dimension, ElementType, GraphKind, TensorEntry,
+    DType, Dimension, GraphKind, TensorEntry,
     states::{INPUT_IDS, PAST_LENGTH, SEQUENCE_LENGTHS},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -81,9 +81,10 @@ fn absent(entry: &TensorEntry, sizes: &HashMap<&str, usize>) -> Result<HostTenso
         .collect::<Result<Vec<_>, _>>()?;
     let elements = shape.iter().product();
     let values = match entry.dtype {
-        ElementType::Float32 => Values::Float32(vec![0.0; elements]),
-        ElementType::Int64 => Values::Int64(vec![0; elements]),
-        ElementType::Int32 => Values::Int32(vec![width(sizes); elements]),
+        DType::F32 => Values::Float32(vec![0.0; elements]),
+        DType::I64 => Values::Int64(vec![0; elements]),
+        DType::I32 => Values::Int32(vec![width(sizes); elements]),
+        other => return wrong(&entry.name, format!("missing, and there is no default of type {other}")),
     };
     Ok(HostTensor { shape, values })
 }

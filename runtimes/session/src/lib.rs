@@ -20,7 +20,7 @@ pub use bundle::Bundle;
 pub use error::Error;
 pub use model::{Availability, Device, LoadOptions, Logits, Model, RuntimeInfo, StateStore, States, TokenBatch};
 pub use probe::{Probe, expose};
-pub use product::{Product, quickest};
+pub use product::{Product, min_time};
 pub use signature::signature;
 pub use snapshot::Snapshot;
 pub use tensor::{HostTensor, Values};

@@ -8,7 +8,7 @@ use densessm_proto::onnx::{
 };
 use std::time::{Duration, Instant};
 
-/// So many runs at least must have been as quick as what [`quickest`] returns: on a virtual machine a single run is now
+/// So many runs at least must have been as quick as what [`min_time`] returns: on a virtual machine a single run is now
 /// and then timed far shorter than all others.
 const AGREEING: usize = 3;
 
@@ -82,7 +82,7 @@ impl Product {
 ///
 /// # Errors
 /// The first error of a run.
-pub fn quickest<E>(budget: Duration, mut run: impl FnMut() -> Result<(), E>) -> Result<Duration, E> {
+pub fn min_time<E>(budget: Duration, mut run: impl FnMut() -> Result<(), E>) -> Result<Duration, E> {
     run()?;
     let (begin, mut times) = (Instant::now(), Vec::new());
     while times.len() < AGREEING || begin.elapsed() < budget {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn without_time_it_is_warmed_up_once_and_run_three_times() {
         let mut runs = 0;
-        let time = quickest(Duration::ZERO, || {
+        let time = min_time(Duration::ZERO, || {
             runs += 1;
             Ok::<(), ()>(())
         });
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_run_that_fails_is_the_last() {
         let mut runs = 0;
-        let time = quickest(Duration::MAX, || {
+        let time = min_time(Duration::MAX, || {
             runs += 1;
             if runs == 2 { Err(runs) } else { Ok(()) }
         });

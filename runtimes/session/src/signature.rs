@@ -2,12 +2,12 @@
 //! from anywhere.
 
 use densessm_proto::{
-    Architecture, Dimension, ElementType, GraphEntry, GraphKind, Logits, Manifest, TensorEntry,
+    Architecture, DType, Dimension, GraphEntry, GraphKind, LogitsMode, Manifest, TensorEntry,
     states::{self, BATCH, INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
 };
 
 /// The entry that a manifest must hold for a graph of a model, but for the order of inputs and outputs.
-pub fn signature(architecture: &Architecture, kind: GraphKind, logits: Logits) -> GraphEntry {
+pub fn signature(architecture: &Architecture, kind: GraphKind, logits: LogitsMode) -> GraphEntry {
     let size = Dimension::Size;
     let symbol = |name: &str| Dimension::Symbol(name.to_owned());
     let entry = |name: &str, dtype, tail: &[Dimension]| TensorEntry {
@@ -15,17 +15,17 @@ pub fn signature(architecture: &Architecture, kind: GraphKind, logits: Logits) -
         dtype,
         shape: std::iter::once(symbol(BATCH)).chain(tail.iter().cloned()).collect(),
     };
-    let counter = |name: &str| architecture.counts_positions().then(|| entry(name, ElementType::Int64, &[]));
+    let counter = |name: &str| architecture.counts_positions().then(|| entry(name, DType::I64, &[]));
     let layout = states::layout(architecture);
     let parallel = kind == GraphKind::Parallel;
     let tokens = if parallel { symbol(SEQUENCE) } else { size(1) };
-    let positions = if parallel && logits == Logits::All { symbol(SEQUENCE) } else { size(1) };
+    let positions = if parallel && logits == LogitsMode::All { symbol(SEQUENCE) } else { size(1) };
 
-    let inputs = std::iter::once(entry(INPUT_IDS, ElementType::Int64, &[tokens]))
-        .chain(parallel.then(|| entry(SEQUENCE_LENGTHS, ElementType::Int32, &[])))
+    let inputs = std::iter::once(entry(INPUT_IDS, DType::I64, &[tokens]))
+        .chain(parallel.then(|| entry(SEQUENCE_LENGTHS, DType::I32, &[])))
         .chain(counter(PAST_LENGTH))
         .chain(layout.iter().map(|state| state.entry(&state.past)));
-    let scores = entry(LOGITS, ElementType::Float32, &[positions, size(architecture.vocab_size())]);
+    let scores = entry(LOGITS, DType::F32, &[positions, size(architecture.vocab_size())]);
     let outputs = std::iter::once(scores)
         .chain(layout.iter().map(|state| state.entry(&state.present)))
         .chain(counter(PRESENT_LENGTH));

@@ -88,7 +88,7 @@ impl Snapshot {
                 }
                 _ => {
                     let got = format!("{} {:?}", tensor.dtype(), tensor.shape);
-                    return wrong(&state.past, format!("expected float32 {shape:?}, got {got}"));
+                    return wrong(&state.past, format!("expected fp32 {shape:?}, got {got}"));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! A tensor in host memory: what `run` takes and gives, and what a snapshot is made of.
 
-use densessm_proto::ElementType;
+use densessm_proto::DType;
 
 /// A dense tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,11 +24,11 @@ pub enum Values {
 
 impl HostTensor {
     /// The element type.
-    pub fn dtype(&self) -> ElementType {
+    pub fn dtype(&self) -> DType {
         match self.values {
-            Values::Float32(_) => ElementType::Float32,
-            Values::Int64(_) => ElementType::Int64,
-            Values::Int32(_) => ElementType::Int32,
+            Values::Float32(_) => DType::F32,
+            Values::Int64(_) => DType::I64,
+            Values::Int32(_) => DType::I32,
         }
     }
 }

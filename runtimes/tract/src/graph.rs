@@ -5,7 +5,7 @@ use crate::{
     external,
     inline::inline,
     kernels,
-    products::{fold_turns, plain_products},
+    products::{fold_transposes, plain_products},
     tensor::runtime,
 };
 use densessm_proto::{GraphKind, StateTensor, TensorEntry, onnx::ModelProto, states};
@@ -115,7 +115,7 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
         return Err(TractError::msg(format!("a node reads `{name}`, which nothing makes")));
     }
     let mut model = model.into_typed()?;
-    fold_turns(&mut model)?;
+    fold_transposes(&mut model)?;
     // The pass that moves axes never ends where scans run along an axis other than the first: it swaps the axes of
     // the tensors between two scans to and fro.
     let mut declutter = Optimizer::declutter();

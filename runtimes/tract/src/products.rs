@@ -9,7 +9,7 @@ use tract_onnx::{
 /// Writes products with a transposed weight (a tied head's) as plain ones: tract multiplies with a weight that lies
 /// across its rows many times as slowly.
 ///
-/// The weight is declared a second time, for [`fold_turns`].
+/// The weight is declared a second time, for [`fold_transposes`].
 pub(crate) fn plain_products(graph: &mut GraphProto) {
     let mut nodes = Vec::with_capacity(graph.node.len());
     for mut node in std::mem::take(&mut graph.node) {
@@ -50,7 +50,7 @@ fn turned_weight<'g>(graph: &'g GraphProto, node: &NodeProto) -> Option<&'g Tens
 
 /// Turns the axes of constants once and for all. tract's own pass keeps from it where several read a constant, and
 /// takes two of equal content for one.
-pub(crate) fn fold_turns(model: &mut TypedModel) -> TractResult<()> {
+pub(crate) fn fold_transposes(model: &mut TypedModel) -> TractResult<()> {
     let turned = |model: &TypedModel| -> TractResult<Option<(usize, TValue)>> {
         for node in model.nodes().iter().filter(|node| node.op_is::<AxisOp>()) {
             if let Some(constant) = &model.outlet_fact(node.inputs[0])?.konst

@@ -5,11 +5,11 @@ use crate::{
     model::executor,
     tensor::{place, runtime},
 };
-use densessm_session::{Error, Product, quickest};
+use densessm_session::{Error, Product, min_time};
 use std::{path::Path, time::Duration};
 use tract_onnx::prelude::*;
 
-/// The time of a product, as [`quickest`] finds it.
+/// The time of a product, as [`min_time`] finds it.
 ///
 /// # Errors
 /// When the number of threads is 0, or tract fails.
@@ -18,7 +18,7 @@ pub fn time_product(product: Product, threads: Option<usize>, budget: Duration) 
     let input = place(&[product.rows, product.inner], &product.input())?;
     let time = || -> TractResult<Duration> {
         let plan = graph::plan(&product.model(), Path::new("."), &options)?;
-        quickest(budget, || plan.run(tvec![input.clone()]).map(drop))
+        min_time(budget, || plan.run(tvec![input.clone()]).map(drop))
     };
     time().map_err(runtime("tract: timing a matrix product"))
 }

@@ -4,7 +4,7 @@
 
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
-use densessm_proto::{GraphKind, Logits, Lowering};
+use densessm_proto::{GraphKind, LogitsMode, Lowering};
 use densessm_session::{Bundle, HostTensor, LoadOptions, Model, States, TokenBatch, Values};
 use safetensors::SafeTensors;
 use std::{
@@ -144,7 +144,7 @@ fn exported_checkpoints_agree_with_pytorch_in_both_lowerings() {
     for folder in folders() {
         let golden = Golden::read(&folder);
         let checkpoint = Checkpoint::open(&folder).unwrap();
-        for (lowering, logits) in [(Lowering::Function, Logits::Last), (Lowering::Inline, Logits::All)] {
+        for (lowering, logits) in [(Lowering::Function, LogitsMode::Last), (Lowering::Inline, LogitsMode::All)] {
             let dir = tempfile::tempdir().unwrap();
             let options = ExportOptions { lowering, logits, ..ExportOptions::default() };
             export(&checkpoint, &dir.path().join("bundle"), &options, |_| ControlFlow::Continue(())).unwrap();

@@ -1,9 +1,9 @@
 //! Operators of two operands: `+ - * /` between values and with numbers, comparisons, selection.
 
-use crate::{Dtype, TensorType, Value, tensor_type::broadcast};
+use crate::{DType, TensorType, Value, tensor_type::broadcast};
 use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
 
-fn same_dtype(types: &[TensorType]) -> Result<Dtype, String> {
+fn same_dtype(types: &[TensorType]) -> Result<DType, String> {
     match types {
         [first, rest @ ..] if rest.iter().all(|other| other.dtype == first.dtype) => Ok(first.dtype),
         _ => {
@@ -15,7 +15,7 @@ fn same_dtype(types: &[TensorType]) -> Result<Dtype, String> {
 
 fn arithmetic(types: &[TensorType]) -> Result<TensorType, String> {
     let dtype = same_dtype(types)?;
-    if dtype == Dtype::Bool {
+    if dtype == DType::Bool {
         return Err("expected numbers, got truth values".to_owned());
     }
     Ok(TensorType { dtype, shape: broadcast(&types[0].shape, &types[1].shape)? })
@@ -112,20 +112,20 @@ impl<'g> Value<'g> {
     /// Whether each element is less than the other's.
     #[track_caller]
     pub fn less(self, other: Value<'g>) -> Value<'g> {
-        self.apply("Less", &[other], vec![], |types| Ok(arithmetic(types)?.with_dtype(Dtype::Bool)))
+        self.apply("Less", &[other], vec![], |types| Ok(arithmetic(types)?.with_dtype(DType::Bool)))
     }
 
     /// Whether each element is at least the other's.
     #[track_caller]
     pub fn greater_or_equal(self, other: Value<'g>) -> Value<'g> {
-        self.apply("GreaterOrEqual", &[other], vec![], |types| Ok(arithmetic(types)?.with_dtype(Dtype::Bool)))
+        self.apply("GreaterOrEqual", &[other], vec![], |types| Ok(arithmetic(types)?.with_dtype(DType::Bool)))
     }
 
     /// `yes` where this truth value holds, `no` elsewhere.
     #[track_caller]
     pub fn select(self, yes: Value<'g>, no: Value<'g>) -> Value<'g> {
         self.apply("Where", &[yes, no], vec![], |types| {
-            if types[0].dtype != Dtype::Bool {
+            if types[0].dtype != DType::Bool {
                 return Err(format!("expected a condition of truth values, got {}", types[0]));
             }
             let dtype = same_dtype(&types[1..])?;

@@ -1,6 +1,7 @@
 //! Operators of one operand, element by element.
 
-use crate::{Dtype, TensorType, Value};
+use crate::{DType, TensorType, Value};
+use densessm_proto::onnx::tensor_proto::DataType;
 
 fn float(types: &[TensorType]) -> Result<TensorType, String> {
     if !types[0].dtype.is_float() {
@@ -47,7 +48,7 @@ impl<'g> Value<'g> {
     #[track_caller]
     pub fn abs(self) -> Value<'g> {
         self.apply("Abs", &[], vec![], |types| match types[0].dtype {
-            Dtype::Bool => Err(format!("expected numbers, got {}", types[0])),
+            DType::Bool => Err(format!("expected numbers, got {}", types[0])),
             _ => Ok(types[0].clone()),
         })
     }
@@ -66,11 +67,11 @@ impl<'g> Value<'g> {
 
     /// The same numbers in another element type; itself if it has that type already.
     #[track_caller]
-    pub fn cast(self, dtype: Dtype) -> Value<'g> {
+    pub fn cast(self, dtype: DType) -> Value<'g> {
         if self.dtype() == dtype {
             return self;
         }
-        self.apply("Cast", &[], vec![("to", i64::from(dtype.onnx() as i32).into())], |types| {
+        self.apply("Cast", &[], vec![("to", i64::from(DataType::from(dtype) as i32).into())], |types| {
             Ok(types[0].with_dtype(dtype))
         })
     }

@@ -1,6 +1,6 @@
 //! Picking rows by index.
 
-use crate::{Dtype, TensorType, Value};
+use crate::{DType, TensorType, Value};
 
 impl<'g> Value<'g> {
     /// Rows of a table: `[rows, ..]` at `[..indices]` gives `[..indices, ..]`.
@@ -36,7 +36,7 @@ impl<'g> Value<'g> {
 
 fn check_indices(indices: &TensorType) -> Result<(), String> {
     match indices.dtype {
-        Dtype::I64 | Dtype::I32 => Ok(()),
+        DType::I64 | DType::I32 => Ok(()),
         _ => Err(format!("expected integer indices, got {indices}")),
     }
 }

@@ -1,6 +1,6 @@
 //! Recurrences: ONNX's `Scan`, with its body as a closure.
 
-use crate::{Attribute, Dim, Scope, TensorType, Value, Values, arena::BodyId, graph::Emit, value::POISON};
+use crate::{Attribute, Dim, Scope, TensorType, Value, ValueList, arena::BodyId, graph::Emit, value::POISON};
 use std::panic::Location;
 
 impl<'g> Scope<'g> {
@@ -11,9 +11,9 @@ impl<'g> Scope<'g> {
     #[track_caller]
     pub fn scan<S, I, O>(self, axis: usize, states: S, inputs: I, body: impl FnOnce(S, I) -> (S, O)) -> (S, O)
     where
-        S: Values<'g> + Clone,
-        I: Values<'g>,
-        O: Values<'g>,
+        S: ValueList<'g> + Clone,
+        I: ValueList<'g>,
+        O: ValueList<'g>,
     {
         let location = Location::caller();
         let mut operands: Vec<Value<'g>> = states.to_slots().into_iter().flatten().collect();

@@ -1,6 +1,6 @@
 //! `y_t = silu(bias + Σ_k w_k ∘ u_{t-K+1+k})`: a depthwise convolution that looks back K-1 tokens.
 
-use densessm_graph::{Attribute, Dtype, Operator, Scope, Value, concat, values};
+use densessm_graph::{Attribute, DType, Operator, Scope, Value, concat, values};
 use densessm_proto::operators;
 
 /// Causal depthwise convolution with carried inputs, then silu (arXiv 2312.00752, section 3.4).
@@ -57,7 +57,7 @@ impl Operator for CausalConv {
             // A row's last K-1 inputs stand in the window from its length on.
             Some(lengths) => {
                 let back = p.range((taps - 1) as usize).unsqueeze(-1);
-                window.gather_per_row(lengths.cast(Dtype::I64).unsqueeze(1).unsqueeze(2) + back)
+                window.gather_per_row(lengths.cast(DType::I64).unsqueeze(1).unsqueeze(2) + back)
             }
         };
         [y.silu(), present.transpose([0, 2, 1])]

@@ -16,7 +16,7 @@ pub use retention_step::{RetentionStep, RetentionStepInputs};
 pub use selective_scan::{Recurrence, ScanInputs, SelectiveScan};
 pub use selective_step::{SelectiveStep, StepInputs};
 
-use densessm_graph::{Dim, Dtype, Scope, Value};
+use densessm_graph::{DType, Dim, Scope, Value};
 
 /// The tokens of the call, counted from 0: int64 `[time]`.
 ///
@@ -29,5 +29,5 @@ fn counted<'g>(p: Scope<'g>, time: Dim) -> Value<'g> {
 /// Which tokens of right-padded rows count: `[batch] -> [batch, time, 1]`, 1 up to each row's end and 0 behind it.
 fn valid<'g>(p: Scope<'g>, lengths: Value<'g>, like: Value<'g>) -> Value<'g> {
     let position = counted(p, like.dim(1));
-    position.less(lengths.cast(Dtype::I64).unsqueeze(1)).cast(Dtype::F32).unsqueeze(-1)
+    position.less(lengths.cast(DType::I64).unsqueeze(1)).cast(DType::F32).unsqueeze(-1)
 }

@@ -2,7 +2,7 @@
 
 use super::counted;
 use crate::nn::rms_norm;
-use densessm_graph::{Attribute, Dtype, Operator, Scope, Value, concat, values};
+use densessm_graph::{Attribute, DType, Operator, Scope, Value, concat, values};
 use densessm_proto::{DenseRetNet, operators};
 
 /// Retention with rotation, decay, normaliser and carried state (arXiv 2307.08621, section 2; DenseRetNet's
@@ -29,7 +29,7 @@ pub struct RetentionInputs<'g> {
     pub q: Value<'g>,
     /// Keys `[B, T, Q]`.
     pub k: Value<'g>,
-    /// Values `[B, T, E]`.
+    /// ValueList `[B, T, E]`.
     pub v: Value<'g>,
     /// Cosines of the positions' angles `[B, T, dk/2]`.
     pub cos: Value<'g>,
@@ -50,7 +50,13 @@ pub struct RetentionInputs<'g> {
 values!(RetentionInputs { q, k, v, cos, sin, scale, state, gate, norm, lengths });
 
 /// `RMSNorm(scale ∘ o) ∘ gate`: `[B, T, H, dv] -> [B, T, E]`.
-pub(super) fn ended<'g>(o: Value<'g>, scale: Value<'g>, norm: Value<'g>, gate: Value<'g>, epsilon: f32) -> Value<'g> {
+pub(super) fn norm_and_gate<'g>(
+    o: Value<'g>,
+    scale: Value<'g>,
+    norm: Value<'g>,
+    gate: Value<'g>,
+    epsilon: f32,
+) -> Value<'g> {
     rms_norm(o * scale.unsqueeze(-1), norm, epsilon).flatten(2) * gate
 }
 
@@ -87,7 +93,7 @@ impl Operator for Retention {
         let v = v.unflatten([heads, dv]).transpose([0, 2, 1, 3]); // [B, H, T, dv]
 
         let log_decay = p.floats("log_decay", &log_decays(heads)).unsqueeze(-1).unsqueeze(-1); // [H, 1, 1]
-        let i = counted(p, q.dim(2)).cast(Dtype::F32); // [T]
+        let i = counted(p, q.dim(2)).cast(DType::F32); // [T]
         let zero = p.scalar(0.0);
 
         // D_ij = γ^(i-j) for i ≥ j, else 0; the exponent is held at 0 where it does not count.
@@ -95,9 +101,9 @@ impl Operator for Retention {
         let decay = apart.greater_or_equal(zero).select((log_decay * apart.relu()).exp(), zero); // [H, T, T]
         let reach = (log_decay * (i.unsqueeze(-1) + 1.0)).exp(); // γ^(i+1): [H, T, 1]
         let o = (q.matmul(k.transpose([0, 1, 3, 2])) * decay).matmul(v) + reach * q.matmul(state);
-        let o = ended(o.transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
+        let o = norm_and_gate(o.transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
 
-        let length = lengths.cast(Dtype::F32).unsqueeze(1).unsqueeze(2).unsqueeze(3); // [B, 1, 1, 1]
+        let length = lengths.cast(DType::F32).unsqueeze(1).unsqueeze(2).unsqueeze(3); // [B, 1, 1, 1]
         let left = length - 1.0 - i.unsqueeze(-1); // tokens after token i: [B, 1, T, 1]
         let weight = left.greater_or_equal(zero).select((log_decay * left.relu()).exp(), zero); // [B, H, T, 1]
         let state = (log_decay * length).exp() * state + (k * weight).transpose([0, 1, 3, 2]).matmul(v);

@@ -1,6 +1,6 @@
 //! One token of retention.
 
-use super::retention::{ended, rotate};
+use super::retention::{norm_and_gate, rotate};
 use densessm_graph::{Attribute, Operator, Scope, Value, values};
 use densessm_proto::{DenseRetNet, operators};
 
@@ -58,7 +58,7 @@ impl Operator for RetentionStep {
         let decays: Vec<f32> = (0..heads).map(|h| DenseRetNet::decay(h) as f32).collect();
         let decay = p.floats("decay", &decays).unsqueeze(-1).unsqueeze(-1); // [H, 1, 1]
         let state = decay * state + k.transpose([0, 1, 3, 2]) * v; // [B, H, dk, dv]
-        let o = ended(q.matmul(state).transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
+        let o = norm_and_gate(q.matmul(state).transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
         [o, state]
     }
 }

@@ -83,12 +83,12 @@ pub(super) fn fused<'g>(own: Value<'g>, channel_gate: Option<Value<'g>>, dense: 
     own + channel_gate.map_or(dense, |gate| gate.silu() * dense)
 }
 
-/// What drives one token's turn: `[Δ, Δ u, b, r]`, each with the axis it lacks of `[B, D, N]` as one of size 1.
+/// What drives one token's step_once: `[Δ, Δ u, b, r]`, each with the axis it lacks of `[B, D, N]` as one of size 1.
 type Slice<'g> = [Value<'g>; 4];
 
 impl<'g> Recurrence<'g> {
     /// What drives the recurrence over time, Δ being 0 behind each row's end: decay 1, input 0.
-    fn driven(self, readout: Value<'g>, valid: Value<'g>) -> Slice<'g> {
+    fn discretize(self, readout: Value<'g>, valid: Value<'g>) -> Slice<'g> {
         let delta = (self.delta + self.delta_bias).softplus() * valid;
         let (of_channels, of_states) = (|x: Value<'g>| x.unsqueeze(-1), |x: Value<'g>| x.unsqueeze(2));
         [of_channels(delta), of_channels(delta * self.u), of_states(self.b), of_states(readout)]
@@ -96,8 +96,8 @@ impl<'g> Recurrence<'g> {
 }
 
 /// `h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ`, read out as `h_t r_t`: returns `[B, D, N]` and `[B, D, 1]`.
-fn turn<'g>(a: Value<'g>, h: Value<'g>, [delta, driven, b, readout]: Slice<'g>) -> (Value<'g>, Value<'g>) {
-    let h = (delta * a).exp() * h + driven * b;
+fn step_once<'g>(a: Value<'g>, h: Value<'g>, [delta, discretize, b, readout]: Slice<'g>) -> (Value<'g>, Value<'g>) {
+    let h = (delta * a).exp() * h + discretize * b;
     (h, (h * readout).reduce_sum(-1))
 }
 
@@ -118,16 +118,20 @@ impl Operator for SelectiveScan {
         let valid = valid(p, lengths, own.u);
         let states = (own.state, neighbours.iter().map(|n| n.state).collect::<Vec<_>>());
         let over_time = (
-            own.driven(c, valid),
-            neighbours.iter().zip(readouts).map(|(n, readout)| n.driven(readout, valid)).collect::<Vec<Slice<'g>>>(),
+            own.discretize(c, valid),
+            neighbours
+                .iter()
+                .zip(readouts)
+                .map(|(n, readout)| n.discretize(readout, valid))
+                .collect::<Vec<Slice<'g>>>(),
         );
 
         let ((state, _), (y, dense)) = p.scan(1, states, over_time, |(h, others), (slice, other_slices)| {
-            let (h, y) = turn(own.a, h, slice);
+            let (h, y) = step_once(own.a, h, slice);
             let (others, reads): (Vec<_>, Vec<_>) = neighbours
                 .iter()
                 .zip(others.into_iter().zip(other_slices))
-                .map(|(n, (h, slice))| turn(n.a, h, slice))
+                .map(|(n, (h, slice))| step_once(n.a, h, slice))
                 .unzip();
             let sum = reads.into_iter().reduce(|sum, read| sum + read);
             ((h, others), (y, sum))

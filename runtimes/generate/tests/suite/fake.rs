@@ -97,7 +97,8 @@ impl FakeModel {
             state_gate: None,
             dense_projection: Projection::Identity,
         });
-        let graphs = graphs.iter().map(|&kind| signature(&architecture, kind, densessm_proto::Logits::Last)).collect();
+        let graphs =
+            graphs.iter().map(|&kind| signature(&architecture, kind, densessm_proto::LogitsMode::Last)).collect();
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             tool_version: "0".to_owned(),
@@ -105,7 +106,7 @@ impl FakeModel {
             precision: Precision::Fp32,
             opset: 18,
             lowering: Lowering::Inline,
-            logits: densessm_proto::Logits::Last,
+            logits: densessm_proto::LogitsMode::Last,
             graphs,
             state_bytes_per_sequence: 4,
             files: names.map(file).collect(),

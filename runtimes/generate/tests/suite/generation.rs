@@ -2,8 +2,8 @@
 
 use crate::fake::{FakeModel, Speech, VOCABULARY, tokenizer};
 use densessm_generate::{
-    Error, FinishReason, Generation, Options, PREFILL_CHUNK, Piece, Place, Progress, Prompt, Sampling, Tokenizer,
-    generate,
+    Error, FinishReason, GenerateOptions, Generation, PREFILL_CHUNK, Piece, Progress, Prompt, Sampling, TextPosition,
+    Tokenizer, generate,
 };
 use densessm_proto::GraphKind::{self, Parallel, Recurrent};
 use densessm_session::{Model, Snapshot};
@@ -12,9 +12,9 @@ use std::sync::{Arc, atomic::AtomicBool, atomic::Ordering};
 const NEWLINE: u32 = 13;
 const EOS: u32 = 2;
 
-fn sampled(max_new_tokens: usize, seed: u64) -> Options {
+fn sampled(max_new_tokens: usize, seed: u64) -> GenerateOptions {
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 0.95, seed };
-    Options { max_new_tokens, sampling, ..Options::default() }
+    GenerateOptions { max_new_tokens, sampling, ..GenerateOptions::default() }
 }
 
 fn long_prompt(length: usize) -> Vec<u32> {
@@ -37,19 +37,19 @@ fn run(
     model: &mut FakeModel,
     tokenizer: &Tokenizer,
     prompt: Prompt,
-    options: Options,
+    options: GenerateOptions,
 ) -> (Vec<u32>, String, Option<FinishReason>) {
     drain(&mut generate(model, tokenizer, prompt, options).unwrap())
 }
 
 /// A model that says this text after this prompt, and then for ever the last token.
 fn speaker(tokenizer: &Tokenizer, prompt: &str, tokens: Vec<u32>) -> FakeModel {
-    let start = tokenizer.encode(prompt, Place::Start).unwrap().len();
+    let start = tokenizer.encode(prompt, TextPosition::Start).unwrap().len();
     FakeModel::both(Speech::Script { start, tokens })
 }
 
 fn says(tokenizer: &Tokenizer, prompt: &str, text: &str) -> FakeModel {
-    speaker(tokenizer, prompt, tokenizer.encode(text, Place::After).unwrap())
+    speaker(tokenizer, prompt, tokenizer.encode(text, TextPosition::After).unwrap())
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn chunked_prefill_equals_steps_and_either_graph_alone() {
 fn a_graph_that_was_not_loaded_is_not_called() {
     let tokenizer = tokenizer();
     let mut model = FakeModel::both(Speech::Noise);
-    let options = Options { graphs: Some(vec![Recurrent]), ..sampled(3, 0) };
+    let options = GenerateOptions { graphs: Some(vec![Recurrent]), ..sampled(3, 0) };
     run(&mut model, &tokenizer, Prompt::tokens(long_prompt(9)), options);
     assert_eq!(model.calls, [(Recurrent, 1); 11]);
 }
@@ -103,7 +103,7 @@ fn pieces_together_are_the_decoding_of_the_whole_after_the_prompt() {
         let mut model = FakeModel::both(Speech::Noise);
         let (made, text, finish) = run(&mut model, &tokenizer, Prompt::text("Now is the winter"), sampled(60, seed));
         assert_eq!((made.len(), finish), (60, Some(FinishReason::Length)));
-        let prompt = tokenizer.encode("Now is the winter", Place::Start).unwrap();
+        let prompt = tokenizer.encode("Now is the winter", TextPosition::Start).unwrap();
         assert_eq!(tokenizer.decode(&[prompt, made].concat()).unwrap(), format!("Now is the winter{text}"));
     }
 }
@@ -132,8 +132,8 @@ fn a_paused_text_goes_on_with_its_spaces_and_without_a_second_beginning() {
     let tokenizer = tokenizer();
     let words = "the king is dead, long live the king";
     let mut model = says(&tokenizer, "Hear:", words);
-    let options = |max_new_tokens| Options { max_new_tokens, ..Options::default() };
-    let length = tokenizer.encode(words, Place::After).unwrap().len();
+    let options = |max_new_tokens| GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+    let length = tokenizer.encode(words, TextPosition::After).unwrap().len();
     let mut text = String::new();
     let mut prompt = Prompt::text("Hear:");
     for _ in 0..length {
@@ -147,8 +147,8 @@ fn a_paused_text_goes_on_with_its_spaces_and_without_a_second_beginning() {
 #[test]
 fn a_prompt_after_states_is_read_as_if_it_had_been_there_from_the_start() {
     let tokenizer = tokenizer();
-    let (first, second) = (tokenizer.encode("KING RICHARD:\n", Place::Start).unwrap(), "My lord");
-    let after = tokenizer.encode(second, Place::After).unwrap();
+    let (first, second) = (tokenizer.encode("KING RICHARD:\n", TextPosition::Start).unwrap(), "My lord");
+    let after = tokenizer.encode(second, TextPosition::After).unwrap();
     assert_eq!(tokenizer.decode(&[first.clone(), after.clone()].concat()).unwrap(), "KING RICHARD:\nMy lord");
     let mut model = FakeModel::both(Speech::Noise);
     let whole = run(&mut model, &tokenizer, Prompt::tokens([first, after].concat()), sampled(10, 4));
@@ -210,7 +210,7 @@ fn a_stop_string_that_spans_tokens_ends_the_text_before_it() {
         [("\n\nLADY", "I am a king."), ("ing", "I am a k"), ("NE:\nN", "I am a king.\n\nLADY AN"), ("I", "")]
     {
         let mut model = says(&tokenizer, "Say:", text);
-        let options = Options { stop: vec!["not there".into(), stop.into()], ..Options::default() };
+        let options = GenerateOptions { stop: vec!["not there".into(), stop.into()], ..GenerateOptions::default() };
         let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
         let mut shown = String::new();
         for piece in &mut generation {
@@ -225,9 +225,10 @@ fn a_stop_string_that_spans_tokens_ends_the_text_before_it() {
 fn text_that_only_looked_like_a_stop_string_is_given_late_but_whole() {
     let tokenizer = tokenizer();
     let text = "king, king, kingdom";
-    let length = tokenizer.encode(text, Place::After).unwrap().len();
+    let length = tokenizer.encode(text, TextPosition::After).unwrap().len();
     let mut model = says(&tokenizer, "Say:", text);
-    let options = Options { stop: vec!["king, kingdoms".into()], max_new_tokens: length, ..Options::default() };
+    let options =
+        GenerateOptions { stop: vec!["king, kingdoms".into()], max_new_tokens: length, ..GenerateOptions::default() };
     let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
     assert_eq!(generation.read_to_end().unwrap(), (text.to_owned(), Some(FinishReason::Length)));
     assert_eq!(generation.read_to_end().unwrap(), (String::new(), None));
@@ -236,9 +237,9 @@ fn text_that_only_looked_like_a_stop_string_is_given_late_but_whole() {
 #[test]
 fn a_newline_stops_at_once_though_its_run_of_bytes_is_still_open() {
     let tokenizer = tokenizer();
-    let word = tokenizer.encode("king", Place::After).unwrap();
+    let word = tokenizer.encode("king", TextPosition::After).unwrap();
     let mut model = speaker(&tokenizer, "Say:", [word.as_slice(), &[NEWLINE, NEWLINE, word[0]]].concat());
-    let options = Options { stop: vec!["\n".into()], ..Options::default() };
+    let options = GenerateOptions { stop: vec!["\n".into()], ..GenerateOptions::default() };
     let (made, text, finish) = run(&mut model, &tokenizer, Prompt::text("Say:"), options);
     assert_eq!((made, text.as_str(), finish), ([word, vec![NEWLINE]].concat(), "king", Some(FinishReason::StopString)));
 }
@@ -246,9 +247,9 @@ fn a_newline_stops_at_once_though_its_run_of_bytes_is_still_open() {
 #[test]
 fn the_end_of_sequence_token_ends_it_and_has_no_text() {
     let tokenizer = tokenizer();
-    let word = tokenizer.encode("king\n", Place::After).unwrap();
+    let word = tokenizer.encode("king\n", TextPosition::After).unwrap();
     let mut model = speaker(&tokenizer, "Say:", [word.as_slice(), &[EOS, word[0]]].concat());
-    let options = Options { eos: vec![EOS], ..Options::default() };
+    let options = GenerateOptions { eos: vec![EOS], ..GenerateOptions::default() };
     let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
     let (made, text, finish) = drain(&mut generation);
     assert_eq!((text.as_str(), finish), ("king\n", Some(FinishReason::EndOfSequence)));
@@ -263,7 +264,7 @@ fn cancelling_ends_with_what_was_made_and_the_sequence_can_go_on() {
     let whole = run(&mut FakeModel::both(Speech::Noise), &tokenizer, Prompt::tokens(long_prompt(5)), sampled(20, 1));
     let mut model = FakeModel::both(Speech::Noise);
     let flag = Arc::new(AtomicBool::new(false));
-    let options = Options { cancel: Some(flag.clone()), ..sampled(20, 1) };
+    let options = GenerateOptions { cancel: Some(flag.clone()), ..sampled(20, 1) };
     let mut generation = generate(&mut model, &tokenizer, Prompt::tokens(long_prompt(5)), options).unwrap();
     let mut made: Vec<u32> = generation.by_ref().take(7).filter_map(|piece| piece.unwrap().token).collect();
     flag.store(true, Ordering::Relaxed);
@@ -284,7 +285,7 @@ fn a_long_prompt_can_be_cancelled_between_chunks_and_read_on() {
         let flag = Arc::new(AtomicBool::new(false));
         let mut model = FakeModel::both(Speech::Noise);
         model.cancels_at = Some((1, flag.clone()));
-        let options = Options { cancel: Some(flag), ..sampled(new_tokens, 1) };
+        let options = GenerateOptions { cancel: Some(flag), ..sampled(new_tokens, 1) };
         let mut generation = generate(&mut model, &tokenizer, Prompt::tokens(prompt.clone()), options).unwrap();
         assert_eq!(drain(&mut generation), (vec![], String::new(), Some(FinishReason::Cancelled)));
         let progress = generation.into_progress();
@@ -335,26 +336,26 @@ fn statistics_count_prompt_and_new_tokens() {
 fn what_cannot_be_gone_on_from_is_an_error() {
     let tokenizer = tokenizer();
     let mut model = FakeModel::both(Speech::Noise);
-    let mut error = |prompt: Prompt, options: Options| match generate(&mut model, &tokenizer, prompt, options) {
+    let mut error = |prompt: Prompt, options: GenerateOptions| match generate(&mut model, &tokenizer, prompt, options) {
         Ok(_) => panic!("expected an error"),
         Err(error) => error,
     };
-    assert!(matches!(error(Prompt::text(""), Options::default()), Error::EmptyPrompt));
-    assert!(matches!(error(Prompt::tokens([]), Options::default()), Error::EmptyPrompt));
-    let token = error(Prompt::tokens([5, VOCABULARY as u32]), Options::default()).to_string();
+    assert!(matches!(error(Prompt::text(""), GenerateOptions::default()), Error::EmptyPrompt));
+    assert!(matches!(error(Prompt::tokens([]), GenerateOptions::default()), Error::EmptyPrompt));
+    let token = error(Prompt::tokens([5, VOCABULARY as u32]), GenerateOptions::default()).to_string();
     assert_eq!(token, "prompt: token 1024 outside the vocabulary, expected an id below 1024");
-    let options = Options { stop: vec![String::new()], ..Options::default() };
+    let options = GenerateOptions { stop: vec![String::new()], ..GenerateOptions::default() };
     assert_eq!(error(Prompt::text("a"), options).to_string(), "stop: expected a text, got an empty one");
     let sampling = Sampling { temperature: -1.0, ..Sampling::GREEDY };
-    let options = Options { sampling, ..Options::default() };
+    let options = GenerateOptions { sampling, ..GenerateOptions::default() };
     assert_eq!(error(Prompt::text("a"), options).to_string(), "temperature: expected a number of at least 0, got -1");
 
     let mut model = FakeModel::both(Speech::Noise);
     let two = Progress { states: model.initial_states(2).unwrap(), pending: vec![] };
     let none = Progress { states: model.initial_states(1).unwrap(), pending: vec![] };
-    let batch = generate(&mut model, &tokenizer, Prompt::text("a").after(two), Options::default()).err();
+    let batch = generate(&mut model, &tokenizer, Prompt::text("a").after(two), GenerateOptions::default()).err();
     assert!(matches!(batch, Some(Error::Batch(2))));
-    let nothing = generate(&mut model, &tokenizer, Prompt::resume(none), Options::default()).err();
+    let nothing = generate(&mut model, &tokenizer, Prompt::resume(none), GenerateOptions::default()).err();
     assert!(matches!(nothing, Some(Error::EmptyPrompt)));
 }
 
@@ -362,7 +363,7 @@ fn what_cannot_be_gone_on_from_is_an_error() {
 fn scores_that_are_no_numbers_end_the_generation_with_an_error() {
     let tokenizer = tokenizer();
     let mut model = FakeModel::both(Speech::NaN);
-    let mut generation = generate(&mut model, &tokenizer, Prompt::text("a"), Options::default()).unwrap();
+    let mut generation = generate(&mut model, &tokenizer, Prompt::text("a"), GenerateOptions::default()).unwrap();
     assert!(matches!(generation.next(), Some(Err(Error::Logits(_)))));
     assert!(generation.next().is_none());
 }

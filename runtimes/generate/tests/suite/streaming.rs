@@ -1,7 +1,7 @@
 //! Text streamed token by token equals the tokens decoded at once, for every decoder form that is accepted.
 
 use crate::fake::{VOCABULARY, checkpoint, tokenizer};
-use densessm_generate::{Place, TextStream, Tokenizer};
+use densessm_generate::{TextPosition, TextStream, Tokenizer};
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
 use serde_json::{Value, json};
 
@@ -84,7 +84,11 @@ fn streamed(mut stream: TextStream<'_>, tokens: &[u32]) -> String {
 }
 
 fn check(tokenizer: &Tokenizer, tokens: &[u32]) {
-    assert_eq!(streamed(tokenizer.stream(Place::Start), tokens), tokenizer.decode(tokens).unwrap(), "{tokens:?}");
+    assert_eq!(
+        streamed(tokenizer.stream(TextPosition::Start), tokens),
+        tokenizer.decode(tokens).unwrap(),
+        "{tokens:?}"
+    );
 }
 
 #[test]
@@ -130,8 +134,8 @@ fn byte_level_tokens_stream_to_their_decoding() {
     for decoder in [level.clone(), json!({"type": "Sequence", "decoders": [level, {"type": "Fuse"}]})] {
         let tokenizer = byte_level(decoder);
         let text = "€ 😀 king é\n";
-        let tokens = tokenizer.encode(text, Place::Start).unwrap();
-        assert_eq!(streamed(tokenizer.stream(Place::Start), &tokens), text);
+        let tokens = tokenizer.encode(text, TextPosition::Start).unwrap();
+        assert_eq!(streamed(tokenizer.stream(TextPosition::Start), &tokens), text);
         for _ in 0..10_000 {
             let mut tokens: Vec<u32> =
                 (0..below(&mut generator, 9)).map(|_| below(&mut generator, 263) as u32).collect();
@@ -147,8 +151,8 @@ fn byte_level_tokens_stream_to_their_decoding() {
 #[test]
 fn a_character_spelt_in_bytes_is_shown_when_its_run_ends_and_never_in_pieces() {
     let tokenizer = tokenizer();
-    let mut stream = tokenizer.stream(Place::After);
-    let king = tokenizer.encode("king", Place::After).unwrap()[0];
+    let mut stream = tokenizer.stream(TextPosition::After);
+    let king = tokenizer.encode("king", TextPosition::After).unwrap()[0];
     for byte in [0xE2, 0x82] {
         stream.push(3 + byte).unwrap();
         assert_eq!((stream.text(), stream.settled()), ("", 0));
@@ -165,12 +169,12 @@ fn an_incomplete_character_at_the_end_is_one_replacement_character_per_byte_as_w
     let tokenizer = tokenizer();
     let tokens = [1, 596, 3 + 0xE2, 3 + 0x82];
     assert_eq!(tokenizer.decode(&tokens).unwrap(), "KING\u{FFFD}\u{FFFD}");
-    assert_eq!(streamed(tokenizer.stream(Place::Start), &tokens), "KING\u{FFFD}\u{FFFD}");
+    assert_eq!(streamed(tokenizer.stream(TextPosition::Start), &tokens), "KING\u{FFFD}\u{FFFD}");
 }
 
 #[test]
 fn text_after_other_text_keeps_its_leading_space() {
     let tokenizer = tokenizer();
-    let tokens = tokenizer.encode(" king", Place::After).unwrap();
-    assert_eq!(streamed(tokenizer.stream(Place::After), &tokens), " king");
+    let tokens = tokenizer.encode(" king", TextPosition::After).unwrap();
+    assert_eq!(streamed(tokenizer.stream(TextPosition::After), &tokens), " king");
 }

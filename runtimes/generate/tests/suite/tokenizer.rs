@@ -1,7 +1,7 @@
 //! The tokenizer of the two trained checkpoints, and what is wrong with broken ones.
 
 use crate::fake::{checkpoint, tokenizer};
-use densessm_generate::{GenerationConfig, Place, Sampling, Tokenizer};
+use densessm_generate::{GenerationConfig, Sampling, TextPosition, Tokenizer};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -37,7 +37,7 @@ fn the_golden_prompt_has_the_golden_tokens_and_the_golden_text_decodes() {
         let golden: Value =
             serde_json::from_slice(&std::fs::read(tests.join(name).join("greedy.json")).unwrap()).unwrap();
         let tokens: Vec<u32> = serde_json::from_value(golden["token_ids"].clone()).unwrap();
-        let prompt = tokenizer.encode(golden["prompt"].as_str().unwrap(), Place::Start).unwrap();
+        let prompt = tokenizer.encode(golden["prompt"].as_str().unwrap(), TextPosition::Start).unwrap();
         assert_eq!(prompt, tokens[..golden["prompt_tokens"].as_u64().unwrap() as usize]);
         assert_eq!(prompt, [1, 596, 725, 267, 13]);
         assert_eq!(tokenizer.decode(&tokens).unwrap(), golden["text"].as_str().unwrap());
@@ -50,7 +50,10 @@ fn texts_one_after_the_other_decode_to_their_concatenation() {
     for (first, second) in
         [("KING", "DOM"), ("a king", " is"), ("€", "é\n"), ("end.\n", "  Two"), (" ", " "), ("x", "\u{2581}y")]
     {
-        let tokens = [tokenizer.encode(first, Place::Start).unwrap(), tokenizer.encode(second, Place::After).unwrap()];
+        let tokens = [
+            tokenizer.encode(first, TextPosition::Start).unwrap(),
+            tokenizer.encode(second, TextPosition::After).unwrap(),
+        ];
         let expected = format!("{first}{second}").replace('\u{2581}', " ");
         assert_eq!(tokenizer.decode(&tokens.concat()).unwrap(), expected);
     }
@@ -79,7 +82,7 @@ fn an_end_of_sequence_token_of_the_post_processor_is_not_part_of_a_prompt() {
         tokenizer["post_processor"]["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
     };
     let tokenizer = Tokenizer::open(folder(closing, None)).unwrap();
-    assert_eq!(tokenizer.encode("KING RICHARD:\n", Place::Start).unwrap(), [1, 596, 725, 267, 13]);
+    assert_eq!(tokenizer.encode("KING RICHARD:\n", TextPosition::Start).unwrap(), [1, 596, 725, 267, 13]);
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn truncation_that_the_file_asks_for_is_not_done() {
             json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
     };
     let tokenizer = Tokenizer::open(folder(truncating, None)).unwrap();
-    assert_eq!(tokenizer.encode("KING RICHARD:\n", Place::Start).unwrap().len(), 5);
+    assert_eq!(tokenizer.encode("KING RICHARD:\n", TextPosition::Start).unwrap().len(), 5);
 }
 
 #[test]
@@ -173,10 +176,10 @@ fn whatever_is_wrong_inside_a_tokenizer_it_is_an_error_or_works_and_never_a_pani
         for wrong in [Value::Null, json!(-1), json!(3), json!(""), json!("▁"), json!([]), json!({})] {
             let folder = folder(|tokenizer| *tokenizer.pointer_mut(&place).unwrap() = wrong, None);
             if let Ok(tokenizer) = Tokenizer::open(folder.path())
-                && let Ok(tokens) = tokenizer.encode("€ king\n", Place::After)
+                && let Ok(tokens) = tokenizer.encode("€ king\n", TextPosition::After)
                 && let Ok(text) = tokenizer.decode(&tokens)
             {
-                let mut stream = tokenizer.stream(Place::Start);
+                let mut stream = tokenizer.stream(TextPosition::Start);
                 for token in tokens {
                     stream.push(token).unwrap();
                 }

@@ -5,11 +5,11 @@ use crate::{
     retention::Retention,
     scan::Scan,
 };
-use densessm_kernels::{Caller, Level, OPERATORS, Operand, Shape};
+use densessm_kernels::{Level, OPERATORS, Operand, Shape, SingleThreaded};
 
 #[track_caller]
 fn refused(name: &str, given: &Given, operands: &[Operand<'_>], words: &str) {
-    let error = call(name, given, Level::best(), operands, &Caller).unwrap_err().to_string();
+    let error = call(name, given, Level::best(), operands, &SingleThreaded).unwrap_err().to_string();
     assert!(error.contains(words), "expected `{words}` in `{error}`");
 }
 
@@ -68,11 +68,13 @@ fn empty_calls_do_nothing() {
     let empty = |shape: &[usize]| Tensor::random(&mut Random(1), shape, 1.0);
     let given = Given { integer: None, epsilon: None };
     let (u, weight, state) = (empty(&[1, 0, 5]), empty(&[4, 5]), empty(&[1, 5, 3]));
-    let got = call("CausalConv", &given, Level::best(), &[u.operand(), weight.operand(), state.operand()], &Caller);
+    let got =
+        call("CausalConv", &given, Level::best(), &[u.operand(), weight.operand(), state.operand()], &SingleThreaded);
     assert_eq!(got.unwrap()[1].values, state.values);
     let u = empty(&[0, 4, 5]);
     let state = empty(&[0, 5, 3]);
-    let got = call("CausalConv", &given, Level::best(), &[u.operand(), weight.operand(), state.operand()], &Caller);
+    let got =
+        call("CausalConv", &given, Level::best(), &[u.operand(), weight.operand(), state.operand()], &SingleThreaded);
     assert!(got.unwrap()[0].values.is_empty());
     assert_eq!(Shape::new(&[1, 2, 3, 4, 5]), None);
     assert_eq!(Shape::new(&[usize::MAX, 2]), None);

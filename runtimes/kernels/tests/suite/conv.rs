@@ -1,5 +1,5 @@
 use crate::call::{Given, Lengths, Random, SUMS, Tensor, call, close, silu};
-use densessm_kernels::{Caller, Level, Operand};
+use densessm_kernels::{Level, Operand, SingleThreaded};
 
 const NONE: Given = Given { integer: None, epsilon: None };
 
@@ -51,7 +51,7 @@ fn the_convolution_is_that_of_the_formula() {
             }
         }
         for level in Level::all() {
-            let got = call("CausalConv", &NONE, level, &operands, &Caller).unwrap();
+            let got = call("CausalConv", &NONE, level, &operands, &SingleThreaded).unwrap();
             close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, SUMS);
             close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, 0.0);
         }

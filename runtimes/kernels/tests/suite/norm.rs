@@ -1,5 +1,5 @@
 use crate::call::{Given, Random, SUMS, Tensor, call, close, silu};
-use densessm_kernels::{Caller, Level};
+use densessm_kernels::{Level, SingleThreaded};
 
 #[test]
 fn the_dense_norm_is_that_of_the_formula() {
@@ -25,7 +25,7 @@ fn the_dense_norm_is_that_of_the_formula() {
         operands.extend(others.iter().map(Tensor::operand));
         for level in Level::all() {
             let given = Given { integer: None, epsilon: Some(eps) };
-            let got = call("DenseNorm", &given, level, &operands, &Caller).unwrap();
+            let got = call("DenseNorm", &given, level, &operands, &SingleThreaded).unwrap();
             close(&format!("{sizes:?} on {level}"), &got[0].values, &expected, SUMS);
         }
     }

@@ -1,5 +1,5 @@
 use crate::call::{Given, Lengths, Random, SUMS, Tensor, call, close};
-use densessm_kernels::{Caller, Level, Operand, Pool};
+use densessm_kernels::{Level, Operand, Pool, SingleThreaded};
 
 const EPS: f32 = 1e-6;
 
@@ -111,7 +111,7 @@ fn chunks_join_to_the_recurrence() {
         ([1, 64, 1, 40, 400], vec![64]),
     ] {
         let retention = Retention::random(sizes, lengths);
-        retention.check("Retention", true, &Caller);
+        retention.check("Retention", true, &SingleThreaded);
         retention.check("Retention", true, &Many);
     }
 }
@@ -120,7 +120,7 @@ fn chunks_join_to_the_recurrence() {
 fn a_step_is_the_recurrence() {
     for sizes in [[1, 1, 2, 8, 16], [2, 1, 3, 6, 10], [1, 1, 1, 384, 300], [1, 1, 2, 2, 1]] {
         let retention = Retention::random(sizes, vec![1; sizes[0]]);
-        retention.check("RetentionStep", false, &Caller);
+        retention.check("RetentionStep", false, &SingleThreaded);
         retention.check("RetentionStep", false, &Many);
     }
 }

@@ -1,5 +1,5 @@
 use crate::call::{Given, Lengths, Random, SUMS, Tensor, call, close, silu, softplus};
-use densessm_kernels::{Caller, Level, Operand};
+use densessm_kernels::{Level, Operand, SingleThreaded};
 
 /// A recurrence's operands, in order.
 pub(crate) struct Recurrence(pub(crate) [Tensor; 6]);
@@ -149,7 +149,7 @@ fn the_scan_is_that_of_the_formula() {
         let scan = Scan::random(sizes, lengths, gates, neighbours, linear);
         let [y, present] = scan.expected();
         for level in Level::all() {
-            let got = call("SelectiveScan", &scan.given(), level, &scan.operands(), &Caller).unwrap();
+            let got = call("SelectiveScan", &scan.given(), level, &scan.operands(), &SingleThreaded).unwrap();
             close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, SUMS);
             close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, SUMS);
         }
@@ -181,7 +181,7 @@ fn a_step_is_a_scan_of_one_token() {
         operands.extend(states.iter().map(Tensor::operand));
         operands.extend(scan.neighbours.iter().flat_map(|(_, projection)| projection).map(Tensor::operand));
         for level in Level::all() {
-            let got = call("SelectiveStep", &scan.given(), level, &operands, &Caller).unwrap();
+            let got = call("SelectiveStep", &scan.given(), level, &operands, &SingleThreaded).unwrap();
             close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, SUMS);
             close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, SUMS);
         }

@@ -1,5 +1,5 @@
 use crate::{call::call, retention::Retention, scan::Scan};
-use densessm_kernels::{Caller, Error, Level, Pool};
+use densessm_kernels::{Error, Level, Pool, SingleThreaded};
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -39,5 +39,5 @@ fn threads_compute_the_same_numbers_as_the_caller() {
         let retention = call("Retention", &retention.given(), level, &retention.operands(true), pool).unwrap();
         scan.into_iter().chain(retention).map(|tensor| tensor.values).collect::<Vec<_>>()
     };
-    assert_eq!(run(&Threads), run(&Caller));
+    assert_eq!(run(&Threads), run(&SingleThreaded));
 }

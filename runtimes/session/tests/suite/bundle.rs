@@ -1,7 +1,7 @@
 //! Opening a bundle.
 
 use crate::{MAMBA, RETNET, exported};
-use densessm_proto::{GraphKind, Logits};
+use densessm_proto::{GraphKind, LogitsMode};
 use densessm_session::{Bundle, signature};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -26,7 +26,7 @@ fn a_bundle_knows_its_model_its_files_and_itself() {
         assert_eq!(bundle.fingerprint().len(), 64);
         for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
             assert!(bundle.graph_path(kind).unwrap().is_file());
-            let mut expected = signature(bundle.architecture(), kind, Logits::Last);
+            let mut expected = signature(bundle.architecture(), kind, LogitsMode::Last);
             let mut got = bundle.manifest().graph(kind).unwrap().clone();
             for entries in [&mut expected.inputs, &mut expected.outputs, &mut got.inputs, &mut got.outputs] {
                 entries.sort_by(|one, other| one.name.cmp(&other.name));
@@ -55,7 +55,7 @@ fn a_manifest_at_odds_with_itself_is_refused() {
         (&mamba, "/format_version", json!(2), "format_version: expected 1, got 2"),
         (&mamba, "/format_version", json!(null), "format_version: expected 1, got none"),
         (&mamba, "/architecture/vocab_size", json!(0), "expected a vocab_size of at least 1, got 0"),
-        (&mamba, "/architecture/vocab_size", json!(102), "expected logits float32 [batch, 1, 102]"),
+        (&mamba, "/architecture/vocab_size", json!(102), "expected logits fp32 [batch, 1, 102]"),
         (&mamba, "/architecture/conv_kernel", json!(0), "expected a conv_kernel of at least 1, got 0"),
         (&mamba, "/architecture/state_size", json!(huge), "expected states that fit into memory"),
         (&mamba, "/architecture/num_hidden_layers", json!(1_u64 << 40), "expected inputs for 1099511627776 layers"),

@@ -99,12 +99,12 @@ fn what_does_not_fit_a_model_is_named() {
     let error = replaced(HostTensor { shape: shape.clone(), values: Values::Float32(holed) });
     assert_eq!(error, format!("{name}: expected finite numbers, got NaN at 5"));
     let error = replaced(HostTensor { shape: shape.clone(), values: Values::Int64(vec![0; values.len()]) });
-    assert_eq!(error, format!("{name}: expected float32 {shape:?}, got int64 {shape:?}"));
+    assert_eq!(error, format!("{name}: expected fp32 {shape:?}, got int64 {shape:?}"));
     let error = replaced(HostTensor { shape: shape.clone(), values: Values::Float32(values[1..].to_vec()) });
-    assert!(error.starts_with(&format!("{name}: expected float32 {shape:?}")), "{error}");
+    assert!(error.starts_with(&format!("{name}: expected fp32 {shape:?}")), "{error}");
     let turned: Vec<usize> = shape.iter().rev().copied().collect();
     let error = replaced(HostTensor { shape: turned.clone(), values: Values::Float32(values) });
-    assert_eq!(error, format!("{name}: expected float32 {shape:?}, got float32 {turned:?}"));
+    assert_eq!(error, format!("{name}: expected fp32 {shape:?}, got fp32 {turned:?}"));
 
     let extra = HostTensor { shape: vec![2], values: Values::Float32(vec![0.0; 2]) };
     let error = check(with(&sound, &bundle, "past_key_values.99.conv_state", extra));

@@ -6,9 +6,9 @@
 use super::build::*;
 use crate::{availability, load};
 use densessm_proto::{
-    Architecture, DenseMamba, FileEntry, GraphEntry, GraphKind, Logits, Lowering, Manifest, Precision, Projection,
+    Architecture, DenseMamba, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, Projection,
     StateTensor, TensorEntry,
-    manifest::{Dimension, ElementType, FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
+    manifest::{DType, Dimension, FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
     onnx::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
     states,
 };
@@ -98,12 +98,12 @@ fn manifest(files: Vec<FileEntry>) -> Manifest {
         precision: Precision::Fp32,
         opset: OPSET,
         lowering: Lowering::Function,
-        logits: Logits::Last,
+        logits: LogitsMode::Last,
         graphs: vec![GraphEntry {
             kind: GraphKind::Recurrent,
             file: GraphKind::Recurrent.file().to_owned(),
-            inputs: vec![entry("input_ids", ElementType::Int64, &[1]), state().entry(&state().past)],
-            outputs: vec![entry("logits", ElementType::Float32, &[1, 3]), state().entry(&state().present)],
+            inputs: vec![entry("input_ids", DType::I64, &[1]), state().entry(&state().past)],
+            outputs: vec![entry("logits", DType::F32, &[1, 3]), state().entry(&state().present)],
         }],
         state_bytes_per_sequence: 8,
         files,
