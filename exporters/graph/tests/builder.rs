@@ -117,7 +117,7 @@ fn only_the_first_mistake_is_reported() {
 fn each_kind_of_mistake_is_found_where_it_is_made() {
     type Mistake = fn(&Graph) -> Value<'_>;
     let cases: [(Mistake, &str); 19] = [
-        (|g| tokens(g).cast(DType::I64) + tokens_again(g), "expected equal element types, got i64 and f32"),
+        (|g| tokens(g).cast(DType::I64) + tokens_again(g), "expected equal element types, got int64 and fp32"),
         (|g| tokens(g).split::<3>(-1)[0], "cannot split an axis of 64 into 3 equal parts"),
         (|g| tokens(g).split_sizes(-1, [60, 5])[0], "cannot split axis -1"),
         (|g| tokens(g).split::<2>(1)[0], "expected a static size at axis 1"),

@@ -6,9 +6,9 @@
 use super::build::*;
 use crate::{availability, load};
 use densessm_proto::{
-    Architecture, DenseMamba, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, Projection,
-    StateTensor, TensorEntry,
-    manifest::{DType, Dimension, FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
+    Architecture, DType, DenseMamba, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision,
+    Projection, StateTensor, TensorEntry,
+    manifest::{Dimension, FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
     onnx::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
     states,
 };
