@@ -5,6 +5,7 @@
 //! is chosen when the kernel is made ([`Level`]). What a call is given wrongly is an [`Error`], never a panic.
 
 mod causal_conv;
+pub mod cuda;
 mod dense_norm;
 mod error;
 mod kernel;

@@ -1,0 +1,101 @@
+//! Compilation units in, loadable machine code out, through the cache.
+
+use crate::{
+    Architecture, Cache, CacheStatus, Error, KernelResources, Nvrtc, Unit,
+    cache::{Entry, hash},
+};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+/// A compiled unit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Compiled {
+    /// The machine code, a cubin.
+    pub image: Vec<u8>,
+    /// What each kernel needs.
+    pub resources: Vec<KernelResources>,
+    /// What the cache did.
+    pub cache: CacheStatus,
+}
+
+/// Reports progress of a compilation: units that are done, of so many, and the name of the one just done.
+pub type CompileProgress<'p> = dyn FnMut(usize, usize, &str) + Send + 'p;
+
+/// Compiles kernels for a GPU and keeps them on disk.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    nvrtc: Arc<Nvrtc>,
+    cache: Cache,
+}
+
+impl Compiler {
+    /// A compiler with this cache.
+    pub fn new(nvrtc: Arc<Nvrtc>, cache: Cache) -> Self {
+        Self { nvrtc, cache }
+    }
+
+    /// Compiles a unit, or takes it from the cache.
+    ///
+    /// # Errors
+    /// When the source does not compile for this architecture.
+    pub fn compile(&self, unit: &Unit, architecture: Architecture) -> Result<Compiled, Error> {
+        let name = self.entry_name(unit, architecture);
+        if let Some(Entry { log, image }) = self.cache.load(&name) {
+            return Ok(Compiled { image, resources: KernelResources::from_log(&log), cache: CacheStatus::Hit });
+        }
+        let (image, log) = self.nvrtc.compile(unit, architecture)?;
+        let entry = Entry { log, image };
+        let cache = self.cache.store(&name, &entry);
+        Ok(Compiled { resources: KernelResources::from_log(&entry.log), image: entry.image, cache })
+    }
+
+    /// Compiles several units on as many threads as there are processors, and reports each that is done.
+    ///
+    /// # Errors
+    /// The first unit's that does not compile.
+    pub fn compile_all(
+        &self,
+        units: &[Unit],
+        architecture: Architecture,
+        progress: &mut CompileProgress<'_>,
+    ) -> Result<Vec<Compiled>, Error> {
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new((vec![None; units.len()], 0, progress));
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(unit) = units.get(index) else { return };
+                let compiled = self.compile(unit, architecture);
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                let (results, count, progress) = &mut *done;
+                *count += 1;
+                progress(*count, units.len(), unit.name());
+                results[index] = Some(compiled);
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(units.len());
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let (results, ..) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.into_iter().flatten().collect()
+    }
+
+    fn entry_name(&self, unit: &Unit, architecture: Architecture) -> String {
+        let options = unit.options(architecture).join("\n");
+        let (major, minor) = self.nvrtc.version();
+        let version = format!("{major}.{minor}");
+        let headers = unit.headers().iter().flat_map(|(name, text)| [*name, *text]);
+        let hash = hash([unit.name(), unit.source(), &options, &version].into_iter().chain(headers));
+        format!("{}-{architecture}-{hash}.kernel", unit.name())
+    }
+}

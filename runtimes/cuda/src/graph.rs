@@ -1,0 +1,104 @@
+//! Graphs of captured work, which are launched as a whole.
+
+use crate::{Context, Error, Stream, driver::Handle};
+use std::{fmt, sync::Arc};
+
+/// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: calls of other threads do not disturb the capture.
+const THREAD_LOCAL: u32 = 1;
+
+/// Work that was captured from a stream.
+pub struct Graph {
+    context: Arc<Context>,
+    handle: Handle,
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graph").finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a graph is used by one thread at a time, as all its methods need the value; it is bound to no thread.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Captures what `submit` submits to the stream, without running it.
+    ///
+    /// # Errors
+    /// Those of `submit`, and when it does what cannot be captured.
+    pub fn capture(stream: &Stream, submit: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
+        let context = stream.context();
+        // SAFETY: the stream lives as long as the value.
+        context.call("cuStreamBeginCapture", |f| unsafe { (f.cuStreamBeginCapture_v2)(stream.raw(), THREAD_LOCAL) })?;
+        let submitted = submit();
+        let mut handle = std::ptr::null_mut();
+        // A capture that was begun must be ended whatever happened.
+        // SAFETY: the function writes one pointer.
+        let ended =
+            context.call("cuStreamEndCapture", |f| unsafe { (f.cuStreamEndCapture)(stream.raw(), &raw mut handle) });
+        let graph = Self { context: Arc::clone(context), handle };
+        submitted?;
+        ended?;
+        Ok(graph)
+    }
+
+    /// Prepares the graph for launches.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub fn instantiate(&self) -> Result<GraphExecutable, Error> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the graph is valid; the function writes one pointer.
+        self.context.call("cuGraphInstantiate", |f| unsafe {
+            (f.cuGraphInstantiateWithFlags)(&raw mut handle, self.handle, 0)
+        })?;
+        Ok(GraphExecutable { context: Arc::clone(&self.context), handle })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if !self.handle.is_null() {
+            let handle = self.handle;
+            // SAFETY: the graph was made by `capture` and is destroyed once.
+            let _ = self.context.call("cuGraphDestroy", |f| unsafe { (f.cuGraphDestroy)(handle) });
+        }
+    }
+}
+
+/// A graph that is ready to be launched.
+pub struct GraphExecutable {
+    context: Arc<Context>,
+    handle: Handle,
+}
+
+impl fmt::Debug for GraphExecutable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphExecutable").finish_non_exhaustive()
+    }
+}
+
+// SAFETY: as for `Graph`.
+unsafe impl Send for GraphExecutable {}
+
+impl GraphExecutable {
+    /// Submits the graph to a stream.
+    ///
+    /// # Safety
+    /// Every buffer that the captured work uses must still be allocated until the work is complete.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub unsafe fn launch(&self, stream: &Stream) -> Result<(), Error> {
+        // SAFETY: graph and stream live as long as the values; the caller vouches for the buffers.
+        self.context.call("cuGraphLaunch", |f| unsafe { (f.cuGraphLaunch)(self.handle, stream.raw()) })
+    }
+}
+
+impl Drop for GraphExecutable {
+    fn drop(&mut self) {
+        let handle = self.handle;
+        // SAFETY: it was made by `instantiate` and is destroyed once.
+        let _ = self.context.call("cuGraphExecDestroy", |f| unsafe { (f.cuGraphExecDestroy)(handle) });
+    }
+}

@@ -1,0 +1,170 @@
+//! Every kernel compiles with NVRTC, which needs no GPU; the cache works.
+//!
+//! `DENSESSM_NVRTC` names the library or its folder. Without it the tests look where the crate does, and are skipped,
+//! with a message, where NVRTC is not installed.
+
+use densessm_cuda::{
+    Activation, Architecture, Cache, CacheStatus, Compiler, Error, Nvrtc, Unit,
+    units::{self, MambaShape},
+};
+use std::{env, fs, sync::Arc};
+
+const SM_80: Architecture = Architecture::new(8, 0);
+const SM_90: Architecture = Architecture::new(9, 0);
+const SM_120: Architecture = Architecture::new(12, 0);
+
+fn nvrtc() -> Option<Arc<Nvrtc>> {
+    match Nvrtc::open() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(error) if env::var_os("DENSESSM_NVRTC").is_none() => {
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The units of the models of all published sizes, and of small ones of odd sizes.
+fn units(activation: Activation) -> Vec<Unit> {
+    let mut units = vec![units::causal_conv(activation, 4), units::causal_conv(activation, 2)];
+    for neighbours in 0..=3 {
+        units.push(units::selective_scan(activation, 16, neighbours));
+        units.push(units::selective_step(activation, 16, neighbours));
+    }
+    units.push(units::selective_step(activation, 5, 2));
+    for width in [768, 3072, 1280, 5120, 37] {
+        units.push(units::dense_norm(activation, width, 2));
+    }
+    for (keys, values) in [(384, 1536), (320, 1280), (10, 37)] {
+        units.push(units::retention(activation, keys, values));
+        units.push(units::retention_step(activation, keys, values));
+        if activation != Activation::F32 && units::retention_chunks_fit(keys, values) {
+            units.push(units::retention_chunks(activation, keys, values));
+        }
+    }
+    units
+}
+
+/// The units that need what only this architecture has.
+fn hopper_units(activation: Activation) -> Vec<Unit> {
+    let dense =
+        MambaShape { hidden: 1024, inner: 2048, rank: 64, taps: 4, gate: 64, neighbours: 2, layers: 50, batch: 1 };
+    let mamba = MambaShape { neighbours: 0, layers: 48, ..dense };
+    let shapes = [1, 6, 8].into_iter().flat_map(|batch| [MambaShape { batch, ..dense }, MambaShape { batch, ..mamba }]);
+    shapes.map(|shape| units::mamba_step(activation, &shape)).collect()
+}
+
+#[test]
+fn every_kernel_compiles_and_no_step_kernel_spills() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let compiler = Compiler::new(nvrtc, Cache::disabled());
+    for architecture in [SM_80, SM_90, SM_120] {
+        for activation in Activation::ALL {
+            let mut units = units(activation);
+            if architecture == SM_90 && activation != Activation::F32 {
+                units.extend(hopper_units(activation));
+            }
+            let mut last = 0;
+            let compiled = compiler.compile_all(&units, architecture, &mut |done, all, _| {
+                assert_eq!(all, units.len());
+                assert_eq!(done, last + 1, "progress is reported in order");
+                last = done;
+            });
+            let compiled = compiled.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((last, compiled.len()), (units.len(), units.len()));
+            for (unit, compiled) in units.iter().zip(&compiled) {
+                assert!(compiled.image.starts_with(b"\x7fELF"), "{}", unit.name());
+                assert!(!compiled.resources.is_empty(), "{}: no resources in the log", unit.name());
+                for kernel in &compiled.resources {
+                    assert!(kernel.registers > 0, "{kernel:?}");
+                    let step = ["selective_step", "retention_step", "mamba_step", "causal_conv", "dense_norm"];
+                    let step = step.contains(&kernel.kernel.as_str());
+                    assert!(
+                        !step || (!kernel.spills() && kernel.stack_bytes == 0),
+                        "{architecture} {unit:?}: {kernel:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_compilation_comes_from_the_cache_and_a_damaged_entry_is_compiled_again() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let compiler = Compiler::new(Arc::clone(&nvrtc), Cache::at(folder.path()));
+    let unit = units::causal_conv(Activation::F16, 4);
+    let first = compiler.compile(&unit, SM_90).unwrap();
+    assert_eq!(first.cache, CacheStatus::Stored);
+    let second = compiler.compile(&unit, SM_90).unwrap();
+    assert_eq!(second.cache, CacheStatus::Hit);
+    assert_eq!((&first.image, &first.resources), (&second.image, &second.resources));
+
+    // Another architecture, constant or element type is another entry.
+    for (unit, architecture) in [
+        (unit.clone(), SM_80),
+        (units::causal_conv(Activation::F16, 3), SM_90),
+        (units::causal_conv(Activation::Bf16, 4), SM_90),
+    ] {
+        assert_eq!(compiler.compile(&unit, architecture).unwrap().cache, CacheStatus::Stored);
+    }
+
+    for path in fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let again = compiler.compile(&unit, SM_90).unwrap();
+    assert_eq!(again.cache, CacheStatus::Stored);
+    assert_eq!(again.image, first.image);
+    assert_eq!(compiler.compile(&unit, SM_90).unwrap().cache, CacheStatus::Hit);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_error() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let compiler = Compiler::new(nvrtc, Cache::at(file.path().join("below a file")));
+    let compiled = compiler.compile(&units::causal_conv(Activation::F32, 4), SM_90).unwrap();
+    assert!(matches!(compiled.cache, CacheStatus::NotStored(_)), "{:?}", compiled.cache);
+    assert!(compiled.image.starts_with(b"\x7fELF"));
+}
+
+#[test]
+fn compilers_at_once_fill_one_cache() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let unit = units::selective_step(Activation::F16, 16, 0);
+    let images: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let compiler = Compiler::new(Arc::clone(&nvrtc), Cache::at(folder.path()));
+                let unit = &unit;
+                scope.spawn(move || compiler.compile(unit, SM_90).unwrap().image)
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(images.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_does_not_compile_is_an_error_with_the_log() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let compiler = Compiler::new(nvrtc, Cache::disabled());
+    // The sizes contradict an assertion in the source.
+    let error = compiler.compile(&units::retention_chunks(Activation::F16, 30, 64), SM_90).unwrap_err();
+    let Error::Compilation { unit, architecture, log } = &error else { panic!("{error}") };
+    assert_eq!((unit.as_str(), architecture.as_str()), ("retention_chunks", "sm_90"));
+    assert!(log.contains("sizes of a head"), "{log}");
+}
+
+#[test]
+fn a_missing_nvrtc_names_the_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Nvrtc::open_at(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("nvidia-cuda-nvrtc") && error.contains("DENSESSM_NVRTC"), "{error}");
+    let other = tempfile::NamedTempFile::new().unwrap();
+    assert!(matches!(Nvrtc::open_at(other.path()), Err(Error::MissingLibrary { .. })));
+}
