@@ -7,6 +7,9 @@ use densessm_cuda::{
 use half::{bf16, f16};
 use std::{error::Error, fmt::Write as _, sync::Arc, time::Instant};
 
+/// Random numbers of a tensor before they repeat themselves.
+const PERIOD: usize = 1_048_573;
+
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 pub(crate) struct Gpu {
@@ -115,10 +118,18 @@ impl Gpu {
         len: usize,
         number: impl Fn(f32) -> f32,
     ) -> Outcome<Tensor> {
-        let values: Vec<f32> = (0..len).map(|_| number(self.random())).collect();
+        // Long tensors repeat themselves with a period that no size is a multiple of.
+        let values: Vec<f32> = (0..len.min(PERIOD)).map(|_| number(self.random())).collect();
         let bytes = encode(activation, &values);
-        let device = Buffer::from_slice(&self.stream, &bytes)?;
-        Ok(Tensor { host: decode(activation, &bytes), device, activation })
+        let host = decode(activation, &bytes).into_iter().cycle().take(len).collect();
+        let repeated: Vec<u8>;
+        let all = if len > PERIOD {
+            repeated = bytes.repeat(len.div_ceil(PERIOD));
+            &repeated[..len * activation.bytes()]
+        } else {
+            &bytes[..]
+        };
+        Ok(Tensor { host, device: Buffer::from_slice(&self.stream, all)?, activation })
     }
 
     /// An output, filled with NaN.
