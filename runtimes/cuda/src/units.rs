@@ -62,6 +62,13 @@ impl Unit {
         Self { name, source, defines: [activation.define().to_owned()].into_iter().chain(constants).collect() }
     }
 
+    /// Replaces the source, keeping the constants: for experiments with a kernel.
+    #[must_use]
+    pub fn with_source(mut self, source: &'static str) -> Self {
+        self.source = source;
+        self
+    }
+
     /// Returns the source's name, which is that of its main kernel.
     pub fn name(&self) -> &'static str {
         self.name

@@ -300,5 +300,31 @@ fn run(gpu: &mut Gpu, model: &Model, name: &str) -> Outcome {
     let median = gpu.time_graph(|| (0..20).try_for_each(|_| gpu.launch(&function, launch_shape, &arguments)))? / 20.0;
     gpu.report_time(name, median, bytes);
     println!("{name}: {:.0} steps/s, {:.0} tokens/s", 1e3 / median, 1e3 * batch as f64 / median);
+
+    // Where the time goes: the same kernel without waiting for other blocks (its results are wrong), and without
+    // copying weights.
+    let source = units::mamba_step(Activation::F16, &model.shape).source();
+    let waits = source.replace("} while (!all);", "} while (false);");
+    let copies = source
+        .replace("expect_bytes(barrier, rows * HIDDEN * 2)", "expect_bytes(barrier, 0)")
+        .replace("expect_bytes(barrier, OUT * INNER * 2)", "expect_bytes(barrier, 0)")
+        .replace("if (lane < rows) bulk_copy", "if (false) bulk_copy")
+        .replace("if (lane < OUT) bulk_copy", "if (false) bulk_copy");
+    let one = source.replace("constexpr int REPLICAS = 4;", "constexpr int REPLICAS = 1;");
+    let two = source.replace("constexpr int REPLICAS = 4;", "constexpr int REPLICAS = 2;");
+    for (variant, changed) in
+        [("without waits", waits), ("without copies", copies), ("1 replica", one), ("2 replicas", two)]
+    {
+        if changed == source {
+            return Err(format!("{variant}: the source has changed").into());
+        }
+        let unit = units::mamba_step(Activation::F16, &model.shape).with_source(changed.leak());
+        let function = gpu.module(&unit)?.function("mamba_step")?;
+        sums.fill_bytes(&gpu.stream, 0)?;
+        gpu.launch(&function, launch_shape, &arguments)?;
+        let median =
+            gpu.time_graph(|| (0..20).try_for_each(|_| gpu.launch(&function, launch_shape, &arguments)))? / 20.0;
+        gpu.report_time(&format!("{name} {variant}"), median, bytes);
+    }
     Ok(())
 }
