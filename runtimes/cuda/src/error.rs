@@ -57,6 +57,20 @@ pub enum Error {
         /// Its compute capability, minor.
         minor: u32,
     },
+    /// A launch needs more of a resource than the GPU has.
+    #[error(
+        "{device}: {resource}, expected {expected} or more, got {got}; use a GPU with more, or kernels that need less"
+    )]
+    DeviceTooSmall {
+        /// The GPU's name.
+        device: String,
+        /// What the launch needs too much of.
+        resource: &'static str,
+        /// How much the launch needs.
+        expected: usize,
+        /// How much the GPU has.
+        got: usize,
+    },
     /// The GPU's memory does not suffice.
     #[error(
         "GPU memory: expected {requested} free bytes, got {free} of {total}; use a smaller batch, a lower precision or a GPU with more memory"

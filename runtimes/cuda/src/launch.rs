@@ -1,8 +1,8 @@
 //! Loaded machine code, and launches of its kernels.
 
 use crate::{
-    Context, Error, Stream,
-    driver::{Handle, LaunchAttribute, LaunchConfig},
+    Context, DeviceInfo, Error, Stream,
+    driver::{Functions, Handle, LaunchAttribute, LaunchConfig},
 };
 use std::{
     ffi::{CString, c_int, c_void},
@@ -48,8 +48,8 @@ impl Module {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the image is a complete cubin: it comes from the compiler, or from a cache entry whose checksum is
         // right. The function copies it and writes one pointer.
-        context
-            .call("cuModuleLoadData", |f| unsafe { (f.cuModuleLoadData)(&raw mut handle, image.as_ptr().cast()) })?;
+        let load = |f: &Functions| unsafe { (f.cuModuleLoadData)(&raw mut handle, image.as_ptr().cast()) };
+        context.call("cuModuleLoadData", load)?;
         Ok(Arc::new(Self { context: Arc::clone(context), handle }))
     }
 
@@ -187,6 +187,14 @@ impl Arguments {
     }
 }
 
+/// Refuses a launch that needs more of a resource than the GPU has.
+fn require(info: &DeviceInfo, resource: &'static str, expected: usize, got: usize) -> Result<(), Error> {
+    if expected <= got {
+        return Ok(());
+    }
+    Err(Error::DeviceTooSmall { device: info.name.clone(), resource, expected, got })
+}
+
 /// A kernel of a loaded module.
 #[derive(Clone, Debug)]
 pub struct Function {
@@ -200,11 +208,15 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 impl Function {
-    /// Allows launches with as much dynamic shared memory and clusters as large as this shape's.
+    /// Allows launches with as much dynamic shared memory and clusters as large as this shape's, and checks that the
+    /// GPU can run them.
     ///
     /// # Errors
-    /// When the GPU has less shared memory.
+    /// [`Error::DeviceTooSmall`] when the GPU has less shared memory, or cannot hold all blocks of a cooperative launch
+    /// at once.
     pub fn prepare(&self, shape: &LaunchShape) -> Result<(), Error> {
+        let info = self.module.context.info();
+        require(info, "bytes of shared memory of a block", shape.shared_bytes as usize, info.shared_bytes)?;
         let set = |attribute: u32, value: u32| {
             // SAFETY: the function is valid while its module is loaded.
             self.module.context.call("cuFuncSetAttribute", |f| unsafe {
@@ -216,6 +228,12 @@ impl Function {
         }
         if shape.cluster > PORTABLE_CLUSTER {
             set(LARGE_CLUSTERS, 1)?;
+        }
+        if shape.cooperative {
+            let supported = usize::from(info.cooperative_launch);
+            let resident = (self.blocks_per_multiprocessor(shape)? * info.multiprocessors) as usize * supported;
+            let blocks = shape.grid.iter().map(|size| *size as usize).product();
+            require(info, "blocks resident at once", blocks, resident)?;
         }
         Ok(())
     }
@@ -280,5 +298,32 @@ impl Function {
         self.module.context.call("cuLaunchKernelEx", |f| unsafe {
             (f.cuLaunchKernelEx)(&raw const config, self.handle, pointers.as_mut_ptr(), std::ptr::null_mut())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::require;
+    use crate::{Architecture, DeviceInfo, Error};
+
+    #[test]
+    fn a_launch_that_needs_too_much_is_refused_with_both_figures() {
+        let info = DeviceInfo {
+            name: "GPU".to_owned(),
+            architecture: Architecture::new(12, 0),
+            multiprocessors: 100,
+            memory: 1 << 30,
+            l2_bytes: 1 << 20,
+            shared_bytes: 99 << 10,
+            cooperative_launch: true,
+        };
+        assert!(require(&info, "bytes of shared memory of a block", 99 << 10, info.shared_bytes).is_ok());
+        let error = require(&info, "bytes of shared memory of a block", 200_000, info.shared_bytes).unwrap_err();
+        assert!(matches!(error, Error::DeviceTooSmall { expected: 200_000, got: 101_376, .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("GPU: bytes of shared memory of a block, expected 200000 or more, got 101376")
+        );
     }
 }

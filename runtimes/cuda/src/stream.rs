@@ -118,8 +118,9 @@ impl Event {
     /// When one of them was not recorded, or the work between them failed.
     pub fn milliseconds_since(&self, earlier: &Self) -> Result<f32, Error> {
         let mut time = 0.0;
-        // SAFETY: both events live as long as the values; the second function writes one number.
+        // SAFETY: the event lives as long as the value.
         self.context.call("cuEventSynchronize", |f| unsafe { (f.cuEventSynchronize)(self.handle) })?;
+        // SAFETY: both events live as long as their values; the function writes one number.
         self.context.call("cuEventElapsedTime", |f| unsafe {
             (f.cuEventElapsedTime)(&raw mut time, earlier.handle, self.handle)
         })?;

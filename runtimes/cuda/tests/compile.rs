@@ -24,23 +24,20 @@ fn nvrtc() -> Option<Arc<Nvrtc>> {
     }
 }
 
-/// The units of the models of all published sizes, and of small ones of odd sizes.
+/// The units of the largest published model, and some of odd sizes.
 fn units(activation: Activation) -> Vec<Unit> {
-    let mut units = vec![units::causal_conv(activation, 4), units::causal_conv(activation, 2)];
-    for neighbours in 0..=3 {
+    let mut units = vec![units::causal_conv(activation, 4), units::dense_norm(activation, 1280, 2)];
+    for neighbours in [0, 2] {
         units.push(units::selective_scan(activation, 16, neighbours));
         units.push(units::selective_step(activation, 16, neighbours));
     }
     units.push(units::selective_step(activation, 5, 2));
-    for width in [768, 3072, 1280, 5120, 37] {
-        units.push(units::dense_norm(activation, width, 2));
-    }
-    for (keys, values) in [(384, 1536), (320, 1280), (10, 37)] {
-        units.push(units::retention(activation, keys, values));
+    for (keys, values) in [(384, 1536), (10, 37)] {
         units.push(units::retention_step(activation, keys, values));
-        if activation != Activation::F32 && units::retention_chunks_fit(keys, values) {
-            units.push(units::retention_chunks(activation, keys, values));
-        }
+    }
+    units.push(units::retention(activation, 320, 1280));
+    if activation != Activation::F32 {
+        units.push(units::retention_chunks(activation, 320, 1280));
     }
     units
 }
@@ -50,8 +47,8 @@ fn hopper_units(activation: Activation) -> Vec<Unit> {
     let dense =
         MambaShape { hidden: 1024, inner: 2048, rank: 64, taps: 4, gate: 64, neighbours: 2, layers: 50, batch: 1 };
     let mamba = MambaShape { neighbours: 0, layers: 48, ..dense };
-    let shapes = [1, 6, 8].into_iter().flat_map(|batch| [MambaShape { batch, ..dense }, MambaShape { batch, ..mamba }]);
-    shapes.map(|shape| units::mamba_step(activation, &shape)).collect()
+    let shapes = [MambaShape { batch: 1, ..mamba }, MambaShape { batch: 8, ..dense }];
+    shapes.into_iter().map(|shape| units::mamba_step(activation, &shape)).collect()
 }
 
 #[test]
@@ -59,7 +56,9 @@ fn every_kernel_compiles_and_no_step_kernel_spills() {
     let Some(nvrtc) = nvrtc() else { return };
     let compiler = Compiler::new(nvrtc, Cache::disabled());
     for architecture in [SM_80, SM_90, SM_120] {
-        for activation in Activation::ALL {
+        // Element types differ in little more than conversions: one architecture stands for all.
+        let activations = if architecture == SM_90 { &Activation::ALL[..] } else { &[Activation::F16] };
+        for &activation in activations {
             let mut units = units(activation);
             if architecture == SM_90 && activation != Activation::F32 {
                 units.extend(hopper_units(activation));

@@ -70,13 +70,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) retention(const __grid_
     auto fetch = [&](int first, Stage &to) {
         size_t from = ((size_t)blockIdx.y * p.padded + first) * STRIDE;
         for (int i = threadIdx.x; i < TOKENS * STRIDE / 4; i += THREADS) {
-            copy_async(&to.q[0][i * 4], (const float *)p.queries + from + i * 4, true);
-            copy_async(&to.k[0][i * 4], (const float *)p.keys + from + i * 4, true);
+            copy_async(&to.q[0][0] + i * 4, (const float *)p.queries + from + i * 4, true);
+            copy_async(&to.k[0][0] + i * 4, (const float *)p.keys + from + i * 4, true);
         }
         for (int i = threadIdx.x; i < TOKENS * TILE; i += THREADS) {
             int token = first + i / TILE, c = tile + i % TILE;
             bool valid = token < length && c < VALUES;
-            to.v[0][i] = valid ? to_float(p.v[(((size_t)row * time + token) * heads + head) * VALUES + c]) : 0.0f;
+            to.v[i / TILE][i % TILE] = valid ? to_float(p.v[(((size_t)row * time + token) * heads + head) * VALUES + c]) : 0.0f;
         }
         commit_copies();
     };

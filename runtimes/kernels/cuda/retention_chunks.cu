@@ -3,19 +3,22 @@
 //   o_i = scale_i (sum_{j <= i} d^(i-j) (q_i k_j) v_j + d^(i+1) q_i S)      S <- d^C S + sum_j d^(C-1-j) k_j v_j
 //
 // `prepare` rotates q and k, computes the scores of each chunk, (q k) with their decays, and gives each k its decay.
-// The main kernel holds the transposed state of 64 columns in registers as sums of the tensor cores, [values, keys]:
-// rounded to the activations' type these are at once the left operand of S^T q^T. Warp w has 16 columns and half of the
-// keys. Long prompts of few rows are divided into segments: a first launch of `states_only` computes what each adds.
+// The main kernel holds the transposed state of `TILE` columns in registers as sums of the tensor cores, [values, keys]:
+// rounded to the activations' type these are at once the left operand of S^T q^T. A warp has 16 columns and half of the
+// keys. All tiles of a head read the same q and k, so wide tiles keep the traffic from the L2 cache low. Long prompts of
+// few rows are divided into segments: a first launch of `states_only` computes what each adds.
 #include "mma.cuh"
 #include "retention.cuh"
 
 constexpr int CHUNK = 64;
-constexpr int THREADS = 256;
-constexpr int TILE = 64;            // columns of a block
+constexpr int TILE = VALUES % 96 == 0 ? 96 : VALUES % 80 == 0 ? 80 : 64;  // columns of a block
+constexpr int THREADS = 2 * TILE / 16 * 32;
+constexpr int PREPARE_THREADS = 256;
 constexpr int HALF = KEYS / 2;      // keys of a warp
 constexpr int TILES = HALF / 8;     // tiles of eight of them
 constexpr int WIDE = KEYS + 8;      // a row of q or k in shared memory, padded against bank conflicts
-constexpr int NARROW = 64 + 8;      // a row of v or of scores
+constexpr int NARROW = CHUNK + 8;   // a row of scores
+constexpr int COLUMNS = TILE + 8;   // a row of v
 constexpr int SUMS = TILE + 4;      // a row of o
 static_assert(KEYS % 32 == 0 && VALUES % TILE == 0, "sizes of a head");
 
@@ -23,31 +26,35 @@ extern __shared__ __align__(16) char dynamic[];
 
 __device__ __forceinline__ int chunk_length(int length, int chunk) { return max(0, min(CHUNK, length - chunk * CHUNK)); }
 
+// A pair of numbers, rotated and multiplied.
+__device__ __forceinline__ u32 rotated(u32 pair, float cosine, float sine, float factor) {
+    float a = to_float(act{(u16)pair}), b = to_float(act{(u16)(pair >> 16)});
+    return pack(factor * (a * cosine - b * sine), factor * (b * cosine + a * sine));
+}
+
 // The grid is [chunks, batch * heads]; 2 CHUNK WIDE activations of dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(THREADS) retention_chunks_prepare(const __grid_constant__ Retention p) {
+extern "C" __global__ void __launch_bounds__(PREPARE_THREADS) retention_chunks_prepare(const __grid_constant__ Retention p) {
     act *q = reinterpret_cast<act *>(dynamic), *k = q + CHUNK * WIDE;
     int heads = (int)p.heads, row = blockIdx.y / heads, head = blockIdx.y % heads, chunk = blockIdx.x;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, valid = chunk_length(length_of(p, row), chunk);
     float rate = head_decay_log2(head);
-    u32 *queries = (u32 *)p.queries + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * (KEYS / 2);
-    u32 *keys = (u32 *)p.keys + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * (KEYS / 2);
-    for (int i = threadIdx.x; i < CHUNK * KEYS / 2; i += THREADS) {
-        int token = i / (KEYS / 2), j = i % (KEYS / 2);
-        u32 query = 0, key = 0, decayed = 0;
+    uint4 *queries = (uint4 *)p.queries + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * (KEYS / 8);
+    uint4 *keys = (uint4 *)p.keys + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * (KEYS / 8);
+    for (int i = threadIdx.x; i < CHUNK * KEYS / 8; i += PREPARE_THREADS) {
+        int token = i / (KEYS / 8), j = i % (KEYS / 8);
+        uint4 query = make_uint4(0, 0, 0, 0), key = query, decayed = query;
         if (token < valid) {
-            size_t at = (size_t)row * p.time + chunk * CHUNK + token;
-            float c = p.cosines[at * (KEYS / 2) + j], d = p.sines[at * (KEYS / 2) + j];
-            u32 pair = reinterpret_cast<const u32 *>(p.q)[((at * heads + head) * KEYS) / 2 + j];
-            float a = to_float(act{(u16)pair}), b = to_float(act{(u16)(pair >> 16)});
-            query = pack(a * c - b * d, b * c + a * d);
-            pair = reinterpret_cast<const u32 *>(p.k)[((at * heads + head) * KEYS) / 2 + j];
-            a = to_float(act{(u16)pair}), b = to_float(act{(u16)(pair >> 16)});
+            size_t at = (size_t)row * p.time + chunk * CHUNK + token, of_head = (at * heads + head) * KEYS + j * 8;
+            float4 c = *reinterpret_cast<const float4 *>(p.cosines + at * (KEYS / 2) + j * 4);
+            float4 d = *reinterpret_cast<const float4 *>(p.sines + at * (KEYS / 2) + j * 4);
+            uint4 q8 = *reinterpret_cast<const uint4 *>(p.q + of_head), k8 = *reinterpret_cast<const uint4 *>(p.k + of_head);
             float left = power_of_two(rate * (float)(valid - 1 - token));
-            key = pack(a * c - b * d, b * c + a * d);
-            decayed = pack(left * (a * c - b * d), left * (b * c + a * d));
+            query = make_uint4(rotated(q8.x, c.x, d.x, 1.0f), rotated(q8.y, c.y, d.y, 1.0f), rotated(q8.z, c.z, d.z, 1.0f), rotated(q8.w, c.w, d.w, 1.0f));
+            key = make_uint4(rotated(k8.x, c.x, d.x, 1.0f), rotated(k8.y, c.y, d.y, 1.0f), rotated(k8.z, c.z, d.z, 1.0f), rotated(k8.w, c.w, d.w, 1.0f));
+            decayed = make_uint4(rotated(k8.x, c.x, d.x, left), rotated(k8.y, c.y, d.y, left), rotated(k8.z, c.z, d.z, left), rotated(k8.w, c.w, d.w, left));
         }
-        reinterpret_cast<u32 *>(q + token * WIDE)[j] = query;
-        reinterpret_cast<u32 *>(k + token * WIDE)[j] = key;
+        *reinterpret_cast<uint4 *>(q + token * WIDE + j * 8) = query;
+        *reinterpret_cast<uint4 *>(k + token * WIDE + j * 8) = key;
         queries[i] = query;
         keys[i] = decayed;
     }
@@ -80,16 +87,39 @@ extern "C" __global__ void __launch_bounds__(THREADS) retention_chunks_prepare(c
 }
 
 struct Shared {
-    act q[CHUNK * WIDE], k[CHUNK * WIDE], v[2][CHUNK * NARROW], scores[2][CHUNK * NARROW];
-    float o[CHUNK * SUMS];
+    act q[2][CHUNK * WIDE], k[CHUNK * WIDE], v[CHUNK * COLUMNS], scores[CHUNK * NARROW];
+    float o[2][CHUNK * SUMS];  // of each half of the keys
+    float decays[CHUNK];       // of the state before the chunk, for each token
 };
+
+// What the host has to launch: threads, columns of a block, bytes of dynamic shared memory; the same of `prepare` but
+// the columns.
+extern "C" __device__ const u32 retention_chunks_shape[5] = {
+    THREADS, TILE, sizeof(Shared), PREPARE_THREADS, 2 * CHUNK * WIDE * sizeof(act),
+};
+
+// Copies CHUNK rows of WIDTH activations to shared memory, with rows of STRIDE.
+template <int WIDTH, int STRIDE>
+__device__ __forceinline__ void copy_rows(act *to, const act *from) {
+    constexpr int EACH = WIDTH / 8;
+    if (THREADS % EACH == 0) {
+        int row = threadIdx.x / EACH, column = threadIdx.x % EACH * 8;
+#pragma unroll
+        for (int i = 0; i < CHUNK; i += THREADS / EACH)
+            if (CHUNK % (THREADS / EACH) == 0 || i + row < CHUNK)
+                copy_async(to + (i + row) * STRIDE + column, from + (i + row) * WIDTH + column, true);
+    } else {
+        for (int i = threadIdx.x; i < CHUNK * EACH; i += THREADS)
+            copy_async(to + i / EACH * STRIDE + i % EACH * 8, from + i * 8, true);
+    }
+}
 
 template <bool STATES_ONLY>
 __device__ __forceinline__ void chunks(const Retention &p) {
     Shared &shared = *reinterpret_cast<Shared *>(dynamic);
     int heads = (int)p.heads, row = blockIdx.y / heads, head = blockIdx.y % heads, segment = blockIdx.z;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, length = length_of(p, row);
-    int column = blockIdx.x * TILE, own = warp % 4 * 16, half = warp / 4 * HALF;
+    int column = blockIdx.x * TILE, own = warp % (TILE / 16) * 16, half = warp / (TILE / 16) * HALF;
     int count = (int)p.padded / CHUNK, each = (int)p.segment_tokens / CHUNK;
     int begin = segment * each, end = min(begin + each, count);
     float rate = head_decay_log2(head);
@@ -119,24 +149,21 @@ __device__ __forceinline__ void chunks(const Retention &p) {
     }
 
     auto fetch_q = [&](int chunk) {
-        const act *from = (const act *)p.queries + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * KEYS;
-        for (int i = threadIdx.x; i < CHUNK * KEYS / 8; i += THREADS)
-            copy_async(shared.q + i / (KEYS / 8) * WIDE + i % (KEYS / 8) * 8, from + i * 8, true);
+        copy_rows<KEYS, WIDE>(shared.q[chunk % 2], (const act *)p.queries + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * KEYS);
     };
     auto fetch_rest = [&](int chunk) {
-        const act *from = (const act *)p.keys + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * KEYS;
-        for (int i = threadIdx.x; i < CHUNK * KEYS / 8; i += THREADS)
-            copy_async(shared.k + i / (KEYS / 8) * WIDE + i % (KEYS / 8) * 8, from + i * 8, true);
-        const act *scores = p.scores + ((size_t)blockIdx.y * count + chunk) * CHUNK * CHUNK;
-        for (int i = threadIdx.x; i < CHUNK * 8; i += THREADS) {
-            int token = chunk * CHUNK + i / 8;
+        copy_rows<KEYS, WIDE>(shared.k, (const act *)p.keys + ((size_t)blockIdx.y * p.padded + chunk * CHUNK) * KEYS);
+        for (int i = threadIdx.x; i < CHUNK * TILE / 8; i += THREADS) {
+            int token = chunk * CHUNK + i / (TILE / 8);
             bool valid = token < (int)p.time;
-            size_t at = (((size_t)row * p.time + (valid ? token : 0)) * heads + head) * VALUES + column + i % 8 * 8;
-            copy_async(shared.v[chunk % 2] + i / 8 * NARROW + i % 8 * 8, p.v + at, valid);
-            if (!STATES_ONLY) copy_async(shared.scores[chunk % 2] + i / 8 * NARROW + i % 8 * 8, scores + i * 8, true);
+            size_t at = (((size_t)row * p.time + (valid ? token : 0)) * heads + head) * VALUES + column + i % (TILE / 8) * 8;
+            copy_async(shared.v + i / (TILE / 8) * COLUMNS + i % (TILE / 8) * 8, p.v + at, valid);
         }
+        if (!STATES_ONLY)
+            copy_rows<CHUNK, NARROW>(shared.scores, p.scores + ((size_t)blockIdx.y * count + chunk) * CHUNK * CHUNK);
     };
 
+    if (threadIdx.x < CHUNK) shared.decays[threadIdx.x] = power_of_two(rate * (float)(threadIdx.x + 1));
     if (begin < end) {
         if (!STATES_ONLY) fetch_q(begin);
         commit_copies();
@@ -145,11 +172,13 @@ __device__ __forceinline__ void chunks(const Retention &p) {
     }
     for (int chunk = begin; chunk < end; chunk++) {
         int valid = chunk_length(length, chunk);
-        float o[8][4] = {};
+        // The copies under way: q of this chunk and then the rest of it.
         if (!STATES_ONLY) {
+            float o[8][4] = {};
             await_copies<1>();
             __syncthreads();
             // o^T = S^T q^T: tiles of 16 columns and 8 tokens.
+            const act *q = shared.q[chunk % 2];
 #pragma unroll
             for (int step = 0; step < HALF / 16; step++) {
                 float *low = s[2 * step], *high = s[2 * step + 1];
@@ -158,28 +187,51 @@ __device__ __forceinline__ void chunks(const Retention &p) {
                 for (int pair = 0; pair < 4; pair++) {
                     u32 b[4];
                     int token = pair * 16 + lane % 8 + lane / 16 * 8;
-                    load_matrices(b, shared_address(shared.q + token * WIDE + half + step * 16 + lane / 8 % 2 * 8));
+                    load_matrices(b, shared_address(q + token * WIDE + half + step * 16 + lane / 8 % 2 * 8));
                     mma(o[2 * pair], a0, a1, a2, a3, b[0], b[1]);
                     mma(o[2 * pair + 1], a0, a1, a2, a3, b[2], b[3]);
                 }
             }
 #pragma unroll
+            for (int n = 0; n < 8; n++) {
+                float2 decay = *reinterpret_cast<const float2 *>(shared.decays + n * 8 + lane % 4 * 2);
+                o[n][0] *= decay.x, o[n][1] *= decay.y, o[n][2] *= decay.x, o[n][3] *= decay.y;
+            }
+            await_copies<0>();
+            __syncthreads();
+            // Within the chunk: the warps of the first half of the keys take the tokens j of steps 0 and 3, the others
+            // those of 1 and 2, which is as much work.
+#pragma unroll
+            for (int step = 0; step < 4; step++) {
+                if ((step == 0 || step == 3) != (half == 0)) continue;
+                u32 v[4];
+                load_matrices_transposed(v, shared_address(shared.v + (step * 16 + lane % 8 + lane / 16 * 8) * COLUMNS + own + lane / 8 % 2 * 8));
+#pragma unroll
+                for (int pair = step; pair < 4; pair++) {
+                    u32 b[4];
+                    int token = pair * 16 + lane % 8 + lane / 16 * 8;
+                    load_matrices(b, shared_address(shared.scores + token * NARROW + step * 16 + lane / 8 % 2 * 8));
+                    mma(o[2 * pair], v[0], v[1], v[2], v[3], b[0], b[1]);
+                    mma(o[2 * pair + 1], v[0], v[1], v[2], v[3], b[2], b[3]);
+                }
+            }
+            float *to = shared.o[half != 0] + lane % 4 * 2 * SUMS + own + lane / 4;
+#pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) o[n][i] *= power_of_two(rate * (float)(n * 8 + lane % 4 * 2 + i % 2 + 1));
-            __syncthreads();
+                for (int i = 0; i < 4; i++) to[(n * 8 + i % 2) * SUMS + i / 2 * 8] = o[n][i];
             if (chunk + 1 < end) fetch_q(chunk + 1);
+        } else {
+            await_copies<0>();
+            __syncthreads();
         }
         commit_copies();
-        await_copies<1>();
-        __syncthreads();
 
         // S^T <- d^C S^T + v^T k.
-        const act *values = shared.v[chunk % 2];
         u32 v[4][4];
 #pragma unroll
         for (int step = 0; step < 4; step++)
-            load_matrices_transposed(v[step], shared_address(values + (step * 16 + lane % 8 + lane / 16 * 8) * NARROW + own + lane / 8 % 2 * 8));
+            load_matrices_transposed(v[step], shared_address(shared.v + (step * 16 + lane % 8 + lane / 16 * 8) * COLUMNS + own + lane / 8 % 2 * 8));
         float decay = power_of_two(rate * (float)valid);
 #pragma unroll
         for (int pair = 0; pair < TILES / 2; pair++) {
@@ -193,35 +245,6 @@ __device__ __forceinline__ void chunks(const Retention &p) {
                 mma(s[2 * pair + 1], v[step][0], v[step][1], v[step][2], v[step][3], b[2], b[3]);
             }
         }
-        if (!STATES_ONLY) {
-            // Within the chunk: the warps of the first half of the keys take the tokens j of steps 0 and 3, the others
-            // those of 1 and 2, which is as much work.
-            const act *scores = shared.scores[chunk % 2];
-#pragma unroll
-            for (int step = 0; step < 4; step++) {
-                if ((step == 0 || step == 3) != (half == 0)) continue;
-#pragma unroll
-                for (int pair = step; pair < 4; pair++) {
-                    u32 b[4];
-                    int token = pair * 16 + lane % 8 + lane / 16 * 8;
-                    load_matrices(b, shared_address(scores + token * NARROW + step * 16 + lane / 8 % 2 * 8));
-                    mma(o[2 * pair], v[step][0], v[step][1], v[step][2], v[step][3], b[0], b[1]);
-                    mma(o[2 * pair + 1], v[step][0], v[step][1], v[step][2], v[step][3], b[2], b[3]);
-                }
-            }
-            auto at = [&](int n, int i) { return (n * 8 + lane % 4 * 2 + i % 2) * SUMS + own + lane / 4 + i / 2 * 8; };
-            if (half)
-#pragma unroll
-                for (int n = 0; n < 8; n++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++) shared.o[at(n, i)] = o[n][i];
-            __syncthreads();
-            if (!half)
-#pragma unroll
-                for (int n = 0; n < 8; n++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++) shared.o[at(n, i)] += o[n][i];
-        }
         __syncthreads();
         if (chunk + 1 < end) fetch_rest(chunk + 1);
         commit_copies();
@@ -230,9 +253,10 @@ __device__ __forceinline__ void chunks(const Retention &p) {
                 int token = i / (TILE / 4), c = i % (TILE / 4) * 4;
                 if (token >= valid) continue;
                 size_t to = ((size_t)row * p.time + chunk * CHUNK + token) * heads + head;
-                float scale = p.scale[to], x[4];
-#pragma unroll
-                for (int j = 0; j < 4; j++) x[j] = shared.o[token * SUMS + c + j] * scale;
+                float4 first = *reinterpret_cast<const float4 *>(shared.o[0] + token * SUMS + c);
+                float4 second = *reinterpret_cast<const float4 *>(shared.o[1] + token * SUMS + c);
+                float scale = p.scale[to];
+                float x[4] = {(first.x + second.x) * scale, (first.y + second.y) * scale, (first.z + second.z) * scale, (first.w + second.w) * scale};
                 store4(p.y + to * VALUES + column + c, x);
             }
         }
@@ -246,7 +270,7 @@ __device__ __forceinline__ void chunks(const Retention &p) {
     }
 }
 
-// The grid is [values / 64, batch * heads, segments - 1] and [.., segments].
+// The grid is [values / TILE, batch * heads, segments - 1] and [.., segments].
 extern "C" __global__ void __launch_bounds__(THREADS, 1) retention_chunks_states(const __grid_constant__ Retention p) {
     chunks<true>(p);
 }

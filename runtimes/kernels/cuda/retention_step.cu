@@ -68,8 +68,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) retention_step(const __gri
         int r = begin + i * WARPS + warp;
         if (r < end && columns > 0) s[i] = load_state(state + (size_t)r * VALUES, columns);
     }
+    // Where the launch allows it, the states are asked for while the kernel before this one ends: it does not write them.
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
     size_t of_keys = (size_t)blockIdx.z * KEYS;
-    for (int j = threadIdx.x; j < KEYS / 2; j += THREADS) {
+    for (int j = begin / 2 + threadIdx.x; j < (end + 1) / 2; j += THREADS) {
         float c = p.cosines[(size_t)row * (KEYS / 2) + j], d = p.sines[(size_t)row * (KEYS / 2) + j];
         float a = to_float(p.q[of_keys + 2 * j]), b = to_float(p.q[of_keys + 2 * j + 1]);
         q[2 * j] = a * c - b * d, q[2 * j + 1] = b * c + a * d;
@@ -97,6 +101,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) retention_step(const __gri
             if (next < end) s[i] = load_state(state + (size_t)next * VALUES, columns);
         }
     }
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 #pragma unroll
     for (int i = 0; i < 4; i++) sums[warp][lane * 4 + i] = o[i];
     __syncthreads();
@@ -114,14 +121,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) retention_step(const __gri
     __threadfence();
 
     constexpr int EACH = (VALUES + THREADS - 1) / THREADS;
-    float x[EACH], squares = 0.0f, scale = p.scale[blockIdx.z];
+    float x[EACH] = {}, squares = 0.0f, scale = p.scale[blockIdx.z];
+    const float *from = p.partial + (size_t)blockIdx.z * splits * VALUES + threadIdx.x;
+#pragma unroll 4
+    for (int split = 0; split < splits; split++, from += VALUES)
+#pragma unroll
+        for (int j = 0; j < EACH; j++)
+            if (j * THREADS + threadIdx.x < VALUES) x[j] += __ldcg(from + j * THREADS);
 #pragma unroll
     for (int j = 0; j < EACH; j++) {
-        int at = j * THREADS + threadIdx.x;
-        x[j] = 0.0f;
-        if (at >= VALUES) continue;
-        const float *from = p.partial + (size_t)blockIdx.z * splits * VALUES + at;
-        for (int split = 0; split < splits; split++) x[j] += __ldcg(from + (size_t)split * VALUES);
         x[j] *= scale;
         squares = fmaf(x[j], x[j], squares);
     }

@@ -4,8 +4,9 @@
 //   y_t = (h_t c_t + silu(g_t) sum_i h_t^i r_t^i + skip u_t) silu(z_t)
 //   r^i = P_i^T (silu(s) c)
 //
-// A thread holds one channel's states in registers and goes through the tokens in order; b, c and r of some tokens,
-// which all channels share, lie in shared memory. Where the rows and channels do not fill the GPU, the tokens are
+// `LANES` threads hold one channel's states in registers and go through the tokens in order, four at a time. Each of
+// them prepares the inputs of its own part of the four tokens (softplus, gates), which the others get by shuffles, and
+// finishes the outputs of the same tokens. b, c and r of some tokens, which all channels share, lie in shared memory. Where the rows and channels do not fill the GPU, the tokens are
 // divided into segments: `selective_scan_segments` computes what each segment adds to a state of zero, and by how much
 // it lets a state decay (the sum of its D); `selective_scan` computes a segment's start from those before it.
 #include "common.cuh"
@@ -13,6 +14,11 @@
 constexpr int THREADS = 128;
 constexpr int TILE = 16;  // tokens whose b, c and r lie in shared memory
 constexpr int QUAD = 4;   // tokens whose inputs are loaded together
+constexpr int LANES = STATES % 4 == 0 ? 4 : 1;  // that share a channel
+constexpr int CHANNELS = THREADS / LANES;       // of a block
+constexpr int EACH = STATES / LANES;            // states of a lane
+constexpr int OWN = QUAD / LANES;               // tokens of a quad whose inputs a lane prepares
+static_assert(STATES % LANES == 0 && QUAD % LANES == 0 && TILE % (2 * QUAD) == 0 && NEIGHBOURS <= 3, "sizes");
 
 struct Recurrence {
     const act *u;        // [batch, time, channels]
@@ -39,32 +45,71 @@ struct Scan {
     u64 batch, time, channels, segments, segment_tokens;
 };
 
-// A channel's recurrence in registers.
-struct Running {
-    float h[STATES], a[STATES], bias;
+// What the host has to launch: channels of a block, threads of a block.
+extern "C" __device__ const u32 selective_scan_shape[2] = {CHANNELS, THREADS};
 
-    __device__ __forceinline__ void rates(const Recurrence &of, int channel) {
+// A lane's part of a channel's recurrence in registers.
+struct Running {
+    float h[EACH], a[EACH], bias;
+
+    __device__ __forceinline__ void rates(const Recurrence &of, int channel, int part) {
         bias = of.bias[channel];
 #pragma unroll
-        for (int n = 0; n < STATES; n++) a[n] = of.a[(size_t)channel * STATES + n] * LOG2_E;
+        for (int n = 0; n < EACH; n++) a[n] = of.a[(size_t)channel * STATES + part * EACH + n] * LOG2_E;
     }
     // One token: `delta` and `driven` are D and D u.
     __device__ __forceinline__ void advance(float delta, float driven, const float *b) {
 #pragma unroll
-        for (int n = 0; n < STATES; n++) h[n] = fmaf(power_of_two(delta * a[n]), h[n], driven * b[n]);
+        for (int n = 0; n < EACH; n++) h[n] = fmaf(power_of_two(delta * a[n]), h[n], driven * b[n]);
     }
 };
 
-// Inputs of some tokens of a channel.
+// Inputs of a lane's tokens of a quad.
 struct Inputs {
-    act u[QUAD], delta[QUAD];
+    act u[OWN], delta[OWN];
 
+    // `at` is the lane's first token; `count` tokens are left from there.
     __device__ __forceinline__ void load(const Recurrence &of, size_t at, int channels, int count) {
 #pragma unroll
-        for (int t = 0; t < QUAD; t++)
-            if (t < count) u[t] = of.u[at + (size_t)t * channels], delta[t] = of.delta[at + (size_t)t * channels];
+        for (int i = 0; i < OWN; i++)
+            if (i < count) u[i] = of.u[at + (size_t)i * channels], delta[i] = of.delta[at + (size_t)i * channels];
     }
 };
+
+// D and D u of a quad's tokens, in all lanes of a channel.
+struct Steps {
+    float delta[QUAD], driven[QUAD];
+
+    __device__ __forceinline__ Steps(const Inputs &in, float bias) {
+        float own_delta[OWN], own_driven[OWN];
+#pragma unroll
+        for (int i = 0; i < OWN; i++) {
+            own_delta[i] = softplus(to_float(in.delta[i]) + bias);
+            own_driven[i] = own_delta[i] * to_float(in.u[i]);
+        }
+#pragma unroll
+        for (int t = 0; t < QUAD; t++) {
+            delta[t] = __shfl_sync(~0u, own_delta[t % OWN], t / OWN, LANES);
+            driven[t] = __shfl_sync(~0u, own_driven[t % OWN], t / OWN, LANES);
+        }
+    }
+};
+
+// Adds up each of a quad's numbers over the lanes of a channel; each lane gets the sums of its own tokens, at the front.
+__device__ __forceinline__ void sum_lanes(float (&x)[QUAD], int part) {
+    int count = QUAD;
+#pragma unroll
+    for (int distance = LANES / 2; distance; distance /= 2) {
+        count /= 2;
+        bool upper = part & distance;
+#pragma unroll
+        for (int i = 0; i < QUAD / 2; i++) {
+            if (i >= count) break;
+            float keep = upper ? x[i + count] : x[i], send = upper ? x[i] : x[i + count];
+            x[i] = keep + __shfl_xor_sync(~0u, send, distance);
+        }
+    }
+}
 
 // Tokens of a segment that are valid.
 struct Range {
@@ -82,59 +127,73 @@ struct Range {
 extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_segments(const __grid_constant__ Scan p) {
     __shared__ __align__(16) float b[TILE][STATES];
     Range range(p);
-    int channels = (int)p.channels, channel = blockIdx.x * THREADS + threadIdx.x, which = blockIdx.z;
-    bool valid = channel < channels;
+    int channels = (int)p.channels, which = blockIdx.z, part = threadIdx.x % LANES;
+    int wanted = blockIdx.x * CHANNELS + threadIdx.x / LANES, channel = min(wanted, channels - 1);
     if (range.segment + 1 == (int)p.segments) return;
     const Recurrence &of = p.of[which];
     Running own;
-    if (valid) own.rates(of, channel);
+    own.rates(of, channel, part);
 #pragma unroll
-    for (int n = 0; n < STATES; n++) own.h[n] = 0.0f;
+    for (int n = 0; n < EACH; n++) own.h[n] = 0.0f;
     float sum = 0.0f;
+    Inputs next[2];
+    auto fetch = [&](Inputs &to, int token) {
+        int first = token + part * OWN;
+        to.load(of, ((size_t)range.row * p.time + first) * channels + channel, channels, range.last - first);
+    };
+    fetch(next[0], range.first);
+    fetch(next[1], range.first + QUAD);
     for (int tile = range.first; tile < range.last; tile += TILE) {
         __syncthreads();
         int tokens = min(TILE, range.last - tile);
         for (int i = threadIdx.x; i < tokens * STATES; i += THREADS)
-            b[0][i] = to_float(of.b[((size_t)range.row * p.time + tile) * STATES + i]);
+            b[i / STATES][i % STATES] = to_float(of.b[((size_t)range.row * p.time + tile) * STATES + i]);
         __syncthreads();
-        if (!valid) continue;
-        for (int quad = 0; quad < tokens; quad += QUAD) {
-            Inputs in;
+#pragma unroll
+        for (int quad = 0; quad < TILE; quad += QUAD) {
+            if (quad >= tokens) break;
             int count = min(QUAD, tokens - quad);
-            in.load(of, ((size_t)range.row * p.time + tile + quad) * channels + channel, channels, count);
+            Inputs &in = next[quad / QUAD % 2];
+            Steps steps(in, own.bias);
+            fetch(in, tile + quad + 2 * QUAD);
 #pragma unroll
             for (int t = 0; t < QUAD; t++) {
                 if (t >= count) break;
-                float delta = softplus(to_float(in.delta[t]) + own.bias);
-                sum += delta;
-                own.advance(delta, delta * to_float(in.u[t]), b[quad + t]);
+                sum += steps.delta[t];
+                own.advance(steps.delta[t], steps.driven[t], b[quad + t] + part * EACH);
             }
         }
     }
-    if (!valid) return;
+    if (wanted >= channels) return;
     size_t at = ((size_t)which * p.segments + range.segment) * p.batch + range.row;
-    p.segment_deltas[at * channels + channel] = sum;
+    if (part == 0) p.segment_deltas[at * channels + channel] = sum;
 #pragma unroll
-    for (int n = 0; n < STATES; n++) p.segment_states[(at * STATES + n) * channels + channel] = own.h[n];
+    for (int n = 0; n < EACH; n++) p.segment_states[(at * STATES + part * EACH + n) * channels + channel] = own.h[n];
 }
 
 // The state at a segment's start.
-__device__ __forceinline__ void start(Running &own, const Scan &p, int which, const Range &range, int channel) {
+__device__ __forceinline__ void start(Running &own, const Scan &p, int which, const Range &range, int channel, int part) {
     int channels = (int)p.channels;
-    own.rates(p.of[which], channel);
-    const float *state = p.of[which].state + ((size_t)range.row * channels + channel) * STATES;
+    own.rates(p.of[which], channel, part);
+    const float *state = p.of[which].state + ((size_t)range.row * channels + channel) * STATES + part * EACH;
 #pragma unroll
-    for (int n = 0; n < STATES; n++) own.h[n] = state[n];
+    for (int n = 0; n < EACH; n++) own.h[n] = state[n];
     for (int segment = 0; segment < range.segment; segment++) {
         size_t at = ((size_t)which * p.segments + segment) * p.batch + range.row;
         float sum = p.segment_deltas[at * channels + channel];
 #pragma unroll
-        for (int n = 0; n < STATES; n++) {
-            float added = p.segment_states[(at * STATES + n) * channels + channel];
+        for (int n = 0; n < EACH; n++) {
+            float added = p.segment_states[(at * STATES + part * EACH + n) * channels + channel];
             own.h[n] = fmaf(power_of_two(sum * own.a[n]), own.h[n], added);
         }
     }
 }
+
+// All inputs of a lane's tokens of a quad.
+struct QuadInputs {
+    Inputs of[1 + NEIGHBOURS];
+    act z[OWN], gate[OWN];
+};
 
 // The grid is [channel blocks, batch * segments].
 extern "C" __global__ void __launch_bounds__(THREADS) selective_scan(const __grid_constant__ Scan p) {
@@ -144,55 +203,50 @@ extern "C" __global__ void __launch_bounds__(THREADS) selective_scan(const __gri
     bool projected = p.projections[0] != nullptr;
 #endif
     Range range(p);
-    int channels = (int)p.channels, channel = blockIdx.x * THREADS + threadIdx.x;
-    bool valid = channel < channels;
+    int channels = (int)p.channels, part = threadIdx.x % LANES;
+    int wanted = blockIdx.x * CHANNELS + threadIdx.x / LANES, channel = min(wanted, channels - 1);
+    bool valid = wanted < channels;
     Running own, other[NEIGHBOURS ? NEIGHBOURS : 1];
-    float skip = 0.0f;
-    if (valid) {
-        skip = p.skip[channel];
-        start(own, p, 0, range, channel);
+    float skip = p.skip[channel];
+    start(own, p, 0, range, channel, part);
 #pragma unroll
-        for (int i = 0; i < NEIGHBOURS; i++) start(other[i], p, i + 1, range, channel);
-    }
+    for (int i = 0; i < NEIGHBOURS; i++) start(other[i], p, i + 1, range, channel, part);
     size_t row = (size_t)range.row * p.time;
 
-    Inputs next, next_other[NEIGHBOURS ? NEIGHBOURS : 1];
-    act next_z[QUAD];
-    [[maybe_unused]] act next_gate[QUAD];
-    // Asks for the inputs of the tokens from `token` on.
-    auto fetch = [&](int token) {
-        int count = min(QUAD, range.last - token);
-        if (!valid || count <= 0) return;
-        size_t at = (row + token) * channels + channel;
-        next.load(p.of[0], at, channels, count);
+    // Inputs are asked for two quads ahead.
+    QuadInputs next[2];
+    auto fetch = [&](QuadInputs &to, int token) {
+        int first = token + part * OWN, count = range.last - first;
+        size_t at = (row + first) * channels + channel;
 #pragma unroll
-        for (int i = 0; i < NEIGHBOURS; i++) next_other[i].load(p.of[i + 1], at, channels, count);
+        for (int r = 0; r <= NEIGHBOURS; r++) to.of[r].load(p.of[r], at, channels, count);
 #pragma unroll
-        for (int t = 0; t < QUAD; t++) {
-            if (t >= count) break;
-            next_z[t] = p.z[at + (size_t)t * channels];
+        for (int i = 0; i < OWN; i++) {
+            if (i >= count) break;
+            to.z[i] = p.z[at + (size_t)i * channels];
 #if NEIGHBOURS
-            if (p.channel_gate) next_gate[t] = p.channel_gate[at + (size_t)t * channels];
+            if (p.channel_gate) to.gate[i] = p.channel_gate[at + (size_t)i * channels];
 #endif
         }
     };
 
-    fetch(range.first);
+    fetch(next[0], range.first);
+    fetch(next[1], range.first + QUAD);
     for (int tile = range.first; tile < range.last; tile += TILE) {
         int tokens = min(TILE, range.last - tile);
         __syncthreads();
         for (int i = threadIdx.x; i < tokens * STATES; i += THREADS) {
             size_t at = (row + tile) * STATES + i;
-            c[0][i] = to_float(p.c[at]);
+            c[i / STATES][i % STATES] = to_float(p.c[at]);
 #pragma unroll
-            for (int r = 0; r <= NEIGHBOURS; r++) b[r][0][i] = to_float(p.of[r].b[at]);
+            for (int r = 0; r <= NEIGHBOURS; r++) b[r][i / STATES][i % STATES] = to_float(p.of[r].b[at]);
 #if NEIGHBOURS
-            float vector = c[0][i];
+            float vector = c[i / STATES][i % STATES];
             if (p.state_gate) vector *= silu(to_float(p.state_gate[at]));
-            gated[0][i] = vector;
+            gated[i / STATES][i % STATES] = vector;
             if (!projected)
 #pragma unroll
-                for (int r = 0; r < NEIGHBOURS; r++) readout[r][0][i] = vector;
+                for (int r = 0; r < NEIGHBOURS; r++) readout[r][i / STATES][i % STATES] = vector;
 #endif
         }
         __syncthreads();
@@ -208,59 +262,71 @@ extern "C" __global__ void __launch_bounds__(THREADS) selective_scan(const __gri
             __syncthreads();
         }
 #endif
-        if (!valid) continue;
-        for (int quad = 0; quad < tokens; quad += QUAD) {
+#pragma unroll
+        for (int quad = 0; quad < TILE; quad += QUAD) {
+            if (quad >= tokens) break;
             int count = min(QUAD, tokens - quad);
-            float delta[1 + NEIGHBOURS][QUAD], driven[1 + NEIGHBOURS][QUAD], through[QUAD], z[QUAD];
-            [[maybe_unused]] float gate[QUAD];
+            QuadInputs &in = next[quad / QUAD % 2];
+            Steps steps(in.of[0], own.bias);
+            float through[OWN], z[OWN];
 #pragma unroll
-            for (int t = 0; t < QUAD; t++) {
-                float u = to_float(next.u[t]);
-                delta[0][t] = softplus(to_float(next.delta[t]) + own.bias);
-                driven[0][t] = delta[0][t] * u;
-                through[t] = skip * u;
-                z[t] = silu(to_float(next_z[t]));
+            for (int i = 0; i < OWN; i++) through[i] = skip * to_float(in.of[0].u[i]), z[i] = silu(to_float(in.z[i]));
 #if NEIGHBOURS
-                gate[t] = p.channel_gate ? silu(to_float(next_gate[t])) : 1.0f;
+            float gate[OWN];
 #pragma unroll
-                for (int i = 0; i < NEIGHBOURS; i++) {
-                    delta[i + 1][t] = softplus(to_float(next_other[i].delta[t]) + other[i].bias);
-                    driven[i + 1][t] = delta[i + 1][t] * to_float(next_other[i].u[t]);
-                }
+            for (int i = 0; i < OWN; i++) gate[i] = p.channel_gate ? silu(to_float(in.gate[i])) : 1.0f;
+            Steps others[NEIGHBOURS] = {
+                Steps(in.of[1], other[0].bias),
+#if NEIGHBOURS > 1
+                Steps(in.of[2], other[1].bias),
 #endif
-            }
-            fetch(tile + quad + QUAD);
+#if NEIGHBOURS > 2
+                Steps(in.of[3], other[2].bias),
+#endif
+            };
+            float dense[QUAD] = {};
+#endif
+            fetch(in, tile + quad + 2 * QUAD);
+            float sums[QUAD] = {};
 #pragma unroll
             for (int t = 0; t < QUAD; t++) {
                 if (t >= count) break;
                 int token = quad + t;
-                own.advance(delta[0][t], driven[0][t], b[0][token]);
-                float sums[4] = {through[t], 0.0f, 0.0f, 0.0f};
+                own.advance(steps.delta[t], steps.driven[t], b[0][token] + part * EACH);
 #pragma unroll
-                for (int n = 0; n < STATES; n++) sums[n % 4] = fmaf(own.h[n], c[token][n], sums[n % 4]);
-                float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                for (int n = 0; n < EACH; n++) sums[t] = fmaf(own.h[n], c[token][part * EACH + n], sums[t]);
 #if NEIGHBOURS
-                float dense[4] = {};
 #pragma unroll
                 for (int i = 0; i < NEIGHBOURS; i++) {
-                    other[i].advance(delta[i + 1][t], driven[i + 1][t], b[i + 1][token]);
+                    other[i].advance(others[i].delta[t], others[i].driven[t], b[i + 1][token] + part * EACH);
 #pragma unroll
-                    for (int n = 0; n < STATES; n++)
-                        dense[n % 4] = fmaf(other[i].h[n], readout[i][token][n], dense[n % 4]);
+                    for (int n = 0; n < EACH; n++)
+                        dense[t] = fmaf(other[i].h[n], readout[i][token][part * EACH + n], dense[t]);
                 }
-                sum = fmaf(gate[t], (dense[0] + dense[1]) + (dense[2] + dense[3]), sum);
 #endif
-                p.y[(row + tile + token) * channels + channel] = to_act(sum * z[t]);
+            }
+            sum_lanes(sums, part);
+#if NEIGHBOURS
+            sum_lanes(dense, part);
+#endif
+#pragma unroll
+            for (int i = 0; i < OWN; i++) {
+                int token = quad + part * OWN + i;
+                float sum = sums[i] + through[i];
+#if NEIGHBOURS
+                sum = fmaf(gate[i], dense[i], sum);
+#endif
+                if (valid && token < tokens) p.y[(row + tile + token) * channels + channel] = to_act(sum * z[i]);
             }
         }
     }
     if (!valid) return;
     int end = min(range.first + (int)p.segment_tokens, (int)p.time);
-    for (int token = max(range.first, range.length); token < end; token++)
+    for (int token = max(range.first, range.length) + part; token < end; token += LANES)
         p.y[(row + token) * channels + channel] = to_act(0.0f);
     if (range.segment + 1 == (int)p.segments) {
-        float *present = p.present + ((size_t)range.row * channels + channel) * STATES;
+        float *present = p.present + ((size_t)range.row * channels + channel) * STATES + part * EACH;
 #pragma unroll
-        for (int n = 0; n < STATES; n++) present[n] = own.h[n];
+        for (int n = 0; n < EACH; n++) present[n] = own.h[n];
     }
 }

@@ -15,9 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let mut gpu = Gpu::open(seed)?;
     let wanted = |name: &str| name.contains(&filter) || filter.is_empty();
-    if wanted("copy") {
-        gpu.bandwidth()?;
-    }
+    gpu.bandwidth()?;
     type Check = fn(&mut Gpu) -> Result<(), Box<dyn std::error::Error>>;
     let checks: [(&str, Check); 8] = [
         ("causal_conv", operators::causal_conv),

@@ -213,12 +213,13 @@ fn scan_case(
     arguments.extend([y.address(), present.address(), work.address(), sums.address()]);
     let tokens = time.div_ceil(segments).next_multiple_of(16);
     arguments.extend([batch, time, channels, segments, tokens].map(|size| size as u64));
-    let grid = [blocks(channels, 128), (batch * segments) as u32];
+    let [channels_of_block, threads] = module.constants::<2>(&gpu.stream, "selective_scan_shape")?;
+    let grid = [blocks(channels, channels_of_block as usize), (batch * segments) as u32];
     let launch = || -> Outcome {
         if segments > 1 {
-            gpu.launch(&pass, LaunchShape::new([grid[0], grid[1], 1 + neighbours as u32], 128), &arguments)?;
+            gpu.launch(&pass, LaunchShape::new([grid[0], grid[1], 1 + neighbours as u32], threads), &arguments)?;
         }
-        gpu.launch(&scan, LaunchShape::new([grid[0], grid[1], 1], 128), &arguments)
+        gpu.launch(&scan, LaunchShape::new([grid[0], grid[1], 1], threads), &arguments)
     };
     let name =
         format!("selective_scan {} {batch}x{time}x{channels} m {neighbours} segments {segments}", activation.name());

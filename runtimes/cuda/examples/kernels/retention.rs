@@ -147,12 +147,14 @@ fn step_case(gpu: &mut Gpu, activation: Activation, sizes: [usize; 5], splits: u
             let bytes: Vec<f32> = inputs.state.host.clone();
             state.write(&gpu.stream, 0, &bytes)?;
         }
-        let median = gpu.time_graph(|| {
-            states
-                .iter()
-                .try_for_each(|state| gpu.launch(&function, shape, &arguments(state.address(), state.address())))
-        })?;
-        gpu.report_time(&name, median / 16.0, (2 * 4 * inputs.state.host.len()) as f64);
+        for (kind, shape) in [("", shape), (" dependent", shape.dependent())] {
+            let median = gpu.time_graph(|| {
+                states
+                    .iter()
+                    .try_for_each(|state| gpu.launch(&function, shape, &arguments(state.address(), state.address())))
+            })?;
+            gpu.report_time(&format!("{name}{kind}"), median / 16.0, (2 * 4 * inputs.state.host.len()) as f64);
+        }
         return Ok(());
     }
     // Twice: the first call must leave the counters as they were.
@@ -239,14 +241,15 @@ fn sequence(
     let finish = module.function("retention_finish")?;
     let finish_shape = LaunchShape::new([time as u32, rows, 1], 128);
     let (first, first_shape, main, main_shape, states) = if chunked {
-        let wide = keys + 8;
-        let shared = 2 * 2 * 64 * wide + 4 * 2 * 64 * 72 + 4 * 64 * 68;
+        let [threads, tile, shared, prepare_threads, prepare_shared] =
+            module.constants::<5>(&gpu.stream, "retention_chunks_shape")?;
+        let of_segments = |count: u32| LaunchShape::new([values as u32 / tile, rows, count], threads).shared(shared);
         (
             module.function("retention_chunks_prepare")?,
-            LaunchShape::new([(padded / 64) as u32, rows, 1], 256).shared((2 * 2 * 64 * wide) as u32),
+            LaunchShape::new([(padded / 64) as u32, rows, 1], prepare_threads).shared(prepare_shared),
             module.function("retention_chunks")?,
-            LaunchShape::new([(values / 64) as u32, rows, segments as u32], 256).shared(shared as u32),
-            Some(module.function("retention_chunks_states")?),
+            of_segments(segments as u32),
+            Some((module.function("retention_chunks_states")?, of_segments(segments as u32 - 1))),
         )
     } else {
         let stage = 8 * (2 * keys.next_multiple_of(4) + 64) * 4;
@@ -259,10 +262,8 @@ fn sequence(
         )
     };
     let launch_main = |gpu: &Gpu| -> Outcome {
-        if let Some(states) = states.as_ref().filter(|_| segments > 1) {
-            let grid = [(values / 64) as u32, rows, segments as u32 - 1];
-            let shared = 2 * 2 * 64 * (keys + 8) + 4 * 2 * 64 * 72 + 4 * 64 * 68;
-            gpu.launch(states, LaunchShape::new(grid, 256).shared(shared as u32), &arguments)?;
+        if let Some((states, shape)) = states.as_ref().filter(|_| segments > 1) {
+            gpu.launch(states, *shape, &arguments)?;
         }
         gpu.launch(&main, main_shape, &arguments)
     };
