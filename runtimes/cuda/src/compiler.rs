@@ -24,7 +24,7 @@ pub struct Compiled {
     pub cache: CacheStatus,
 }
 
-/// Reports progress of a compilation: units that are done, of so many, and the name of the one just done.
+/// Reports progress of a compilation: the units that are done, the number of all units, and the name of the unit just done.
 pub type CompileProgress<'p> = dyn FnMut(usize, usize, &str) + Send + 'p;
 
 /// Compiles kernels for a GPU and keeps them on disk.

@@ -111,7 +111,7 @@ pub struct LaunchShape {
 }
 
 impl LaunchShape {
-    /// A grid of blocks of so many threads.
+    /// A grid of blocks, each with this number of threads.
     pub const fn new(grid: [u32; 3], block: u32) -> Self {
         Self { grid, block, shared_bytes: 0, cluster: 1, cooperative: false, dependent: false }
     }

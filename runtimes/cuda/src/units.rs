@@ -105,6 +105,8 @@ pub fn causal_conv(activation: Activation, taps: usize) -> Unit {
 }
 
 /// `SelectiveScan` with N states a channel and this number of neighbours.
+///
+/// The module's constant `selective_scan_shape` holds the channels and the threads of a block.
 pub fn selective_scan(activation: Activation, states: usize, neighbours: usize) -> Unit {
     let constants = [("STATES", states), ("NEIGHBOURS", neighbours)];
     Unit::new("selective_scan", cuda::SELECTIVE_SCAN, activation, &constants)
@@ -127,6 +129,10 @@ pub fn retention(activation: Activation, keys: usize, values: usize) -> Unit {
 }
 
 /// `Retention` in chunks on tensor cores; fp16 and bf16 only, and [`retention_chunks_fit`] must hold.
+///
+/// The module's constant `retention_chunks_shape` holds threads, columns of a block and bytes of dynamic shared memory of
+/// the main kernel, then threads and bytes of `retention_chunks_prepare`. Large heads need more shared memory than some
+/// GPUs have, which [`Function::prepare`](crate::Function::prepare) refuses.
 pub fn retention_chunks(activation: Activation, keys: usize, values: usize) -> Unit {
     Unit::new("retention_chunks", cuda::RETENTION_CHUNKS, activation, &[("KEYS", keys), ("VALUES", values)])
 }
@@ -162,8 +168,12 @@ pub struct MambaShape {
     pub batch: usize,
 }
 
-/// The whole decode step of Mamba or DenseMamba as one persistent kernel; fp16 and bf16, compute capability 9.0 or
-/// newer with 227 KiB of shared memory, and as many multiprocessors as the module's `mamba_step_shape` says.
+/// The whole decode step of Mamba or DenseMamba as one persistent kernel; fp16 and bf16.
+///
+/// It needs compute capability 9.0 or newer, 227 KiB of shared memory for a block, and as many multiprocessors as it has
+/// blocks. The module's constant `mamba_step_shape` holds blocks, threads of a block, bytes of dynamic shared memory,
+/// and the lengths of the four buffers through which blocks exchange values.
+/// [`Function::prepare`](crate::Function::prepare) refuses a GPU that is too small.
 pub fn mamba_step(activation: Activation, shape: &MambaShape) -> Unit {
     let constants = [
         ("HIDDEN", shape.hidden),

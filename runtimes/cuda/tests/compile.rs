@@ -27,7 +27,7 @@ fn nvrtc() -> Option<Arc<Nvrtc>> {
 /// The units of the largest published model, and some of odd sizes.
 fn units(activation: Activation) -> Vec<Unit> {
     let mut units = vec![units::causal_conv(activation, 4), units::dense_norm(activation, 1280, 2)];
-    for neighbours in [0, 2] {
+    for neighbours in [0, 2, 3] {
         units.push(units::selective_scan(activation, 16, neighbours));
         units.push(units::selective_step(activation, 16, neighbours));
     }
@@ -38,6 +38,7 @@ fn units(activation: Activation) -> Vec<Unit> {
     units.push(units::retention(activation, 320, 1280));
     if activation != Activation::F32 {
         units.push(units::retention_chunks(activation, 320, 1280));
+        units.push(units::retention_chunks(activation, 384, 1536));
     }
     units
 }
@@ -47,7 +48,7 @@ fn hopper_units(activation: Activation) -> Vec<Unit> {
     let dense =
         MambaShape { hidden: 1024, inner: 2048, rank: 64, taps: 4, gate: 64, neighbours: 2, layers: 50, batch: 1 };
     let mamba = MambaShape { neighbours: 0, layers: 48, ..dense };
-    let shapes = [MambaShape { batch: 1, ..mamba }, MambaShape { batch: 8, ..dense }];
+    let shapes = [MambaShape { batch: 1, ..mamba }, MambaShape { batch: 6, ..dense }, MambaShape { batch: 8, ..dense }];
     shapes.into_iter().map(|shape| units::mamba_step(activation, &shape)).collect()
 }
 

@@ -1,7 +1,8 @@
 //! The kernels of Mamba, and the dense norm.
 
 use super::gpu::{Gpu, Outcome, Tensor, relative_error, silu, softplus, tolerance};
-use densessm_cuda::{Activation, Buffer, LaunchShape, units};
+use densessm_cuda::{Activation, Buffer, Function, LaunchShape, Module, units};
+use std::sync::Arc;
 
 const F32: Activation = Activation::F32;
 
@@ -178,13 +179,41 @@ pub(crate) fn selective_scan(gpu: &mut Gpu) -> Outcome {
             scan_case(gpu, activation, [3, 83, 136, 16], neighbours, 1, 0, true)?;
             scan_case(gpu, activation, [2, 200, 130, 16], neighbours, 3, neighbours, true)?;
             if activation != Activation::Bf16 {
-                for (batch, time, segments) in [(8, 2048, 1), (1, 2048, 8), (1, 2048, 16), (1, 512, 8), (1, 512, 16)] {
+                for (batch, time, segments) in
+                    [(8, 2048, 1), (1, 2048, 4), (1, 2048, 8), (1, 2048, 16), (1, 512, 4), (1, 512, 8)]
+                {
                     scan_case(gpu, activation, [batch, time, 2048, 16], neighbours, segments, 0, false)?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// The kernels of a scan and how they are launched.
+struct ScanLaunches {
+    pass: Option<(Function, LaunchShape)>,
+    scan: (Function, LaunchShape),
+}
+
+impl ScanLaunches {
+    fn new(gpu: &Gpu, module: &Arc<Module>, [channels, batch, segments, neighbours]: [usize; 4]) -> Outcome<Self> {
+        let [of_block, threads] = module.constants::<2>(&gpu.stream, "selective_scan_shape")?;
+        let shape = |depth: usize| {
+            let grid = [blocks(channels, of_block as usize), (batch * segments) as u32, depth as u32];
+            LaunchShape::new(grid, threads)
+        };
+        let pass = module.function("selective_scan_segments")?;
+        let scan = (module.function("selective_scan")?, shape(1));
+        Ok(Self { pass: (segments > 1).then(|| (pass, shape(1 + neighbours))), scan })
+    }
+
+    fn run(&self, gpu: &Gpu, arguments: &[u64]) -> Outcome {
+        for (function, shape) in self.pass.iter().chain([&self.scan]) {
+            gpu.launch(function, *shape, arguments)?;
+        }
+        Ok(())
+    }
 }
 
 fn scan_case(
@@ -198,7 +227,6 @@ fn scan_case(
 ) -> Outcome {
     let [batch, time, channels, states] = sizes;
     let module = gpu.module(&units::selective_scan(activation, states, neighbours))?;
-    let (pass, scan) = (module.function("selective_scan_segments")?, module.function("selective_scan")?);
     let all = (0..=neighbours).map(|_| Recurrence::new(gpu, activation, sizes)).collect::<Result<Vec<_>, _>>()?;
     let readout = Readout::new(gpu, activation, sizes, projected)?;
     let lengths: Vec<i32> = (0..batch).map(|b| if check { (time - b * 30) as i32 } else { time as i32 }).collect();
@@ -213,23 +241,23 @@ fn scan_case(
     arguments.extend([y.address(), present.address(), work.address(), sums.address()]);
     let tokens = time.div_ceil(segments).next_multiple_of(16);
     arguments.extend([batch, time, channels, segments, tokens].map(|size| size as u64));
-    let [channels_of_block, threads] = module.constants::<2>(&gpu.stream, "selective_scan_shape")?;
-    let grid = [blocks(channels, channels_of_block as usize), (batch * segments) as u32];
-    let launch = || -> Outcome {
-        if segments > 1 {
-            gpu.launch(&pass, LaunchShape::new([grid[0], grid[1], 1 + neighbours as u32], threads), &arguments)?;
-        }
-        gpu.launch(&scan, LaunchShape::new([grid[0], grid[1], 1], threads), &arguments)
-    };
     let name =
         format!("selective_scan {} {batch}x{time}x{channels} m {neighbours} segments {segments}", activation.name());
     if !check {
-        let median = gpu.time(launch)?;
         let numbers = batch * time * channels * (4 + if neighbours > 0 { 1 + 2 * neighbours } else { 0 });
-        gpu.report_time(&name, median, (numbers * activation.bytes()) as f64);
+        let bytes = (numbers * activation.bytes()) as f64;
+        let lanes = "STATES % 4 == 0 ? 4 : 1";
+        let source = units::selective_scan(activation, states, neighbours).source();
+        for (kind, changed) in [("", source.to_owned()), (" 2 lanes", source.replace(lanes, "2"))] {
+            let unit = units::selective_scan(activation, states, neighbours).with_source(changed.leak());
+            let module = gpu.module(&unit)?;
+            let launches = ScanLaunches::new(gpu, &module, [channels, batch, segments, neighbours])?;
+            let median = gpu.time(|| launches.run(gpu, &arguments))?;
+            gpu.report_time(&format!("{name}{kind}"), median, bytes);
+        }
         return Ok(());
     }
-    launch()?;
+    ScanLaunches::new(gpu, &module, [channels, batch, segments, neighbours])?.run(gpu, &arguments)?;
     let mut expected = vec![0.0; batch * time * channels];
     let mut ends = vec![0.0; batch * channels * states];
     for b in 0..batch {
