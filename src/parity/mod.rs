@@ -15,7 +15,6 @@ pub use greedy::{Divergence, Greedy};
 pub use measure::Measure;
 
 use crate::{Bundle, Checkpoint, Device, LoadOptions, runtime};
-use densessm_checkpoint::DType;
 use densessm_reference::{Reference, Tensors};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -94,12 +93,13 @@ pub fn reference(checkpoint: &Checkpoint) -> Result<Reference, Error> {
     let wrong = |problem: String| densessm_reference::Error::new(path.display().to_string(), problem);
     let bytes = std::fs::read(&path).map_err(|error| wrong(error.to_string()))?;
     let config = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let tensors = checkpoint.tensors().filter(|tensor| !matches!(tensor.dtype, DType::Other(..))).map(|tensor| {
+    let tensors = checkpoint.tensors().filter(|tensor| tensor.dtype.float().is_some()).map(|tensor| {
         let mut values = vec![0.0; tensor.shape.iter().product()];
         checkpoint.read(tensor, 0, &mut values)?;
         Ok((tensor.name.clone(), tensor.shape.clone(), values))
     });
     let tensors = tensors.collect::<Result<Vec<_>, densessm_checkpoint::Error>>()?;
+    let _ = checkpoint.verify(|_| ControlFlow::Continue(()))?;
     Ok(Reference::new(&config, Tensors::new(tensors)?)?)
 }
 

@@ -77,6 +77,11 @@ fn send_all(checkpoint: &Checkpoint, plan: &WeightLayout, pieces: SyncSender<Vec
             return Ok(());
         }
     }
+    // Empty pieces keep the writer asking whether the caller wants to stop.
+    let _ = checkpoint.verify(|_| match pieces.send(Vec::new()) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    })?;
     Ok(())
 }
 

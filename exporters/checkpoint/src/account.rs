@@ -1,18 +1,17 @@
-//! Every tensor accounted for: what the model asks for is there, in its shape and of floats, and what is there is
-//! asked for.
+//! Compares a checkpoint's tensors with those that a model declares.
 
-use crate::{Checkpoint, DType, Error, Tensor};
+use crate::{Checkpoint, Error, Tensor};
 use densessm_proto::Architecture;
 use std::{collections::BTreeSet, path::Path};
 
 impl Checkpoint {
     /// Compares the tensors with those that a model declares, by name and shape.
     ///
-    /// Tensors that the models' own code writes and never uses may be there; the unused head of a tied model then has
+    /// Tensors that the models' own code writes and never uses are accepted. The unused head of a tied model must have
     /// the embedding's shape.
     ///
     /// # Errors
-    /// Naming every tensor that is missing, unknown, of another shape, or not of floats.
+    /// When a tensor is missing, unknown, of another shape, or not of floats. All of them are reported at once.
     pub fn account<'a>(&self, declared: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Result<(), Error> {
         let mut problems = Vec::new();
         let mut known = BTreeSet::new();
@@ -21,9 +20,9 @@ impl Checkpoint {
             match self.tensor(name) {
                 None => problems.push(format!("{name}: missing, expected {shape:?}")),
                 Some(tensor) if tensor.shape != shape => problems.push(self.misshapen(tensor, shape)),
-                Some(tensor) if matches!(tensor.dtype, DType::Other(..)) => {
+                Some(tensor) if tensor.dtype.float().is_none() => {
                     let (dtype, file) = (tensor.dtype, self.file_name(tensor));
-                    problems.push(format!("{name}: expected F32, F16, BF16 or F64, got {dtype} in {file}"));
+                    problems.push(format!("{name}: expected fp32, fp16, bf16 or fp64, got {dtype} in {file}"));
                 }
                 Some(_) => {}
             }
@@ -40,7 +39,7 @@ impl Checkpoint {
                 problems.push(format!("{}: {:?} in {file} is no tensor of this model", tensor.name, tensor.shape));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(Error::Tensors { path: self.dir.clone(), problems }) }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Tensors { path: self.dir().to_owned(), problems }) }
     }
 
     fn misshapen(&self, tensor: &Tensor, expected: &[usize]) -> String {

@@ -90,8 +90,8 @@ fn weights_that_are_no_floats_are_found_before_they_are_read() {
     assert_eq!(
         problems(&checkpoint, &[("a", vec![2]), ("b", vec![4]), ("c", vec![3])]),
         [
-            "a: expected F32, F16, BF16 or F64, got I64 in model.safetensors",
-            "b: expected F32, F16, BF16 or F64, got an element type of another kind in model.safetensors",
+            "a: expected fp32, fp16, bf16 or fp64, got int64 in model.safetensors",
+            "b: expected fp32, fp16, bf16 or fp64, got F8_E4M3 in model.safetensors",
         ]
     );
 }

@@ -1,4 +1,4 @@
-//! Pickles written opcode by opcode, and the archives around them.
+//! Pickles written opcode by opcode, and the archives that hold them.
 
 use crate::{folder, refused};
 use densessm_checkpoint::{Checkpoint, Error};
@@ -23,7 +23,7 @@ impl Pickle {
         self.op([b'X']).op((text.len() as u32).to_le_bytes()).op(text)
     }
 
-    /// A whole number, as a long of 8 bytes.
+    /// An integer, as a long of 8 bytes.
     fn int(self, value: i64) -> Self {
         self.op([0x8a, 8]).op(value.to_le_bytes())
     }
@@ -74,7 +74,7 @@ fn bytes(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-fn counted(count: u32) -> Vec<f32> {
+pub(crate) fn counted(count: u32) -> Vec<f32> {
     (0..count).map(|i| i as f32).collect()
 }
 
@@ -88,14 +88,14 @@ fn pickled(pickle: &Pickle) -> TempDir {
 }
 
 /// A checkpoint whose one tensor `w` is this view of those floats.
-fn view_of(numbers: &[f32], offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
+pub(crate) fn view_of(numbers: &[f32], offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
     let table = Pickle::new().op("}").text("w");
     let elements = numbers.len() as i64;
     pickled_with(&table.tensor("torch\nFloatStorage", "0", elements, offset, shape, strides).op("s."), numbers)
 }
 
 /// A checkpoint whose one tensor `w` is this view of the 12 floats.
-fn view(offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
+pub(crate) fn view(offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
     view_of(&counted(12), offset, shape, strides)
 }
 
@@ -155,7 +155,7 @@ fn views_larger_than_what_is_read_at_once_are_whole_in_any_piece() {
 }
 
 #[test]
-fn only_what_a_view_shows_is_judged() {
+fn only_elements_of_a_view_must_be_finite() {
     let mut numbers = counted(12);
     (numbers[2], numbers[5]) = (f32::NAN, f32::INFINITY);
     let error = values(&view_of(&numbers, 0, &[4, 3], &[1, 4])).unwrap_err().to_string();
@@ -176,9 +176,9 @@ fn views_that_leave_their_storage_or_repeat_it_are_refused() {
         (0, &[2, 2], &[i64::MAX, i64::MAX], "not held by it"),
         (0, &[large, large, 0], &[1, 1, 1], "expected sizes with strides"),
         (0, &[3, 4], &[4], "expected sizes with strides"),
-        (0, &[large, 1], &[0, 1], "expected each element at a place of its own"),
-        (0, &[2, 2], &[1, 1], "expected each element at a place of its own"),
-        (0, &[3, 2], &[2, 3], "expected each element at a place of its own"),
+        (0, &[large, 1], &[0, 1], "expected each element at its own position"),
+        (0, &[2, 2], &[1, 1], "expected each element at its own position"),
+        (0, &[3, 2], &[2, 3], "expected each element at its own position"),
         (-1, &[3], &[1], "expected a size, got -1"),
         (0, &[-3], &[1], "expected a size, got -3"),
         (0, &[3], &[-1], "expected a size, got -1"),
@@ -193,8 +193,8 @@ fn storages_are_what_the_pickle_says_or_refused() {
     for (class, key, elements, words) in [
         ("torch\nFloatStorage", "1", 12, "w: expected its storage data/1 in the archive, not found"),
         ("torch\nFloatStorage", "../0", 12, "w: expected its storage data/../0 in the archive, not found"),
-        ("torch\nFloatStorage", "0", 11, "w: expected a storage of 11 F32, got 48 bytes"),
-        ("torch\nHalfStorage", "0", 12, "w: expected a storage of 12 F16, got 48 bytes"),
+        ("torch\nFloatStorage", "0", 11, "w: expected a storage of 11 fp32, got 48 bytes"),
+        ("torch\nHalfStorage", "0", 12, "w: expected a storage of 12 fp16, got 48 bytes"),
         ("torch\nFloatStorage", "0", i64::MAX, "got 48 bytes"),
         ("torch\nQInt8Storage", "0", 48, "`torch.QInt8Storage` is no class that a table of tensors needs"),
         ("torch._utils\n_rebuild_tensor_v2", "0", 12, "expected a storage's class and key"),
