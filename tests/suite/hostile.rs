@@ -4,6 +4,7 @@ use crate::{
     bundles::{golden, trained},
     command::{densessm, error, export},
 };
+use densessm::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
@@ -174,6 +175,68 @@ fn shards_stay_in_their_folder() {
     let model = copy(&golden("densemamba-m2-both-gates"));
     fs::remove_file(model.path().join("model-00002-of-00002.safetensors")).unwrap();
     refused(model.path(), &["model-00002-of-00002.safetensors: "]);
+}
+
+#[test]
+fn all_wrong_entries_of_an_index_are_reported_at_once() {
+    let model = copy(&golden("densemamba-m2-both-gates"));
+    let path = model.path().join("model.safetensors.index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let map = index["weight_map"].as_object_mut().unwrap();
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let names: Vec<String> = map.iter().filter(|(_, shard)| *shard == first).map(|(name, _)| name.clone()).collect();
+    map[&names[0]] = json!(second);
+    map.remove(&names[1]);
+    map[&names[2]] = json!("../elsewhere.safetensors");
+    map.insert("made.up".to_owned(), json!(first));
+    map.insert("lost".to_owned(), json!("model-00003-of-00002.safetensors"));
+    fs::write(&path, index.to_string()).unwrap();
+    refused(
+        model.path(),
+        &[
+            "model.safetensors.index.json: 5 of its entries are wrong\n",
+            &format!("\n  {}: expected in {second}, found in {first}", names[0]),
+            &format!("\n  {}: found in {first}, not in the index", names[1]),
+            "\n  weight_map: expected plain file names, got \"../elsewhere.safetensors\"",
+            &format!("\n  made.up: expected in {first}, not found there"),
+            "\n  model-00003-of-00002.safetensors: missing, expected a file with 1 of the tensors",
+        ],
+    );
+
+    let model = copy(&golden("densemamba-m2-both-gates"));
+    let shard = model.path().join(second);
+    let whole = fs::read(&shard).unwrap();
+    fs::write(&shard, &whole[..whole.len() - 1]).unwrap();
+    refused(model.path(), &["model-00002-of-00002.safetensors: expected ", " bytes as its header says, got "]);
+}
+
+#[test]
+fn a_flipped_bit_of_a_torch_file_is_named_by_entry_and_tensor() {
+    let model = copy(&golden("denseretnet-m1-reference-layout"));
+    let path = model.path().join("pytorch_model.bin");
+    let (whole, checkpoint) = (fs::read(&path).unwrap(), Checkpoint::open(model.path()).unwrap());
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&whole)).unwrap();
+    let mut flipped = 0;
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let Some((_, inner)) = name.split_once('/').filter(|(_, inner)| inner.starts_with("data")) else { continue };
+        // The lowest bit of a weight's fraction, or of a byte of the pickle; and a bit of the stored checksum.
+        let middle = entry.data_start().unwrap() + entry.size() / 2 / 4 * 4;
+        for at in [middle as usize, entry.central_header_start() as usize + 16] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            let line = refused(model.path(), &["pytorch_model.bin: ", "expected CRC-32 "]);
+            let (_, named) = line.split_once(&format!("pytorch_model.bin: {inner}: ")).expect("the entry is named");
+            let tensor = named.split_once(": ").map(|(tensor, _)| tensor);
+            let known = tensor.is_some_and(|tensor| checkpoint.tensor(tensor).is_some());
+            assert_eq!(known, inner != "data.pkl", "{line}");
+            assert!(line.ends_with("; the file is damaged, copy or download it again"), "{line}");
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 10, "{flipped}");
 }
 
 #[test]
