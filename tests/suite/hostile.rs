@@ -1,4 +1,4 @@
-//! Bad input: one clear error that names the file and the thing, exit code 2, and nothing written.
+//! Bad input: one clear error that names the file and what is wrong in it, exit code 2, and nothing written.
 
 use crate::{
     bundles::{golden, trained},
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
 use tempfile::TempDir;
 
-/// A copy of a model that may be spoilt.
+/// Copies a model, so that the copy can be damaged.
 fn copy(model: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(model).unwrap().map(Result::unwrap) {
@@ -19,7 +19,7 @@ fn copy(model: &Path) -> TempDir {
     folder
 }
 
-/// Exports a spoilt model: an error that says all of `words`, and nothing beside it.
+/// Exports a damaged model, which must be an error with all of `words` and must leave no file behind.
 #[track_caller]
 fn refused(model: &Path, words: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -75,7 +75,7 @@ fn nonsense_in_the_configuration_is_named_by_its_field() {
 }
 
 #[test]
-fn more_neighbours_than_layers_is_no_nonsense() {
+fn more_neighbours_than_layers_are_accepted() {
     let model = configured(&golden("densemamba-m2-both-gates"), &json!({"dense_block_layers": 1000}));
     let folder = tempfile::tempdir().unwrap();
     let output = export(model.path(), &folder.path().join("bundle")).output().unwrap();
@@ -88,7 +88,9 @@ fn every_tensor_that_does_not_fit_is_reported_at_once() {
     let line =
         refused(model.path(), &["backbone.embeddings.weight: expected [97, 64], got [96, 64] in model.safetensors"]);
     // A whole layer is too many; each of its tensors is named.
-    assert!(line.contains("backbone.layers.3.mixer.A_log: [128, 16] in model.safetensors is no tensor of this model"));
+    assert!(
+        line.contains("backbone.layers.3.mixer.A_log: [128, 16] in model.safetensors is not a tensor of this model")
+    );
     assert_eq!(line.lines().count(), 1 + 1 + 12, "{line}");
     let model = configured(&golden("densemamba-m1-channel-gate"), &json!({"num_hidden_layers": 5}));
     refused(model.path(), &["backbone.layers.4.norm.weight: missing, expected [64]"]);
@@ -101,7 +103,7 @@ fn weights_that_are_no_numbers_are_named_by_file_tensor_and_place() {
     let bytes = fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for (value, shown) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
-        let spoilt: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        let damaged: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
             .iter()
             .map(|(name, view)| {
                 let mut data = view.data().to_vec();
@@ -112,7 +114,7 @@ fn weights_that_are_no_numbers_are_named_by_file_tensor_and_place() {
             })
             .collect();
         let views =
-            spoilt.iter().map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+            damaged.iter().map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
         fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
         let words = format!("backbone.layers.2.mixer.D: expected finite numbers, got {shown} at element 5");
         refused(model.path(), &["model.safetensors: ", &words]);
@@ -120,7 +122,7 @@ fn weights_that_are_no_numbers_are_named_by_file_tensor_and_place() {
 }
 
 #[test]
-fn truncated_and_lying_files_are_named() {
+fn truncated_files_and_files_with_false_headers_are_named() {
     let model = copy(&golden("densemamba-m1-channel-gate"));
     let path = model.path().join("model.safetensors");
     let whole = fs::read(&path).unwrap();
@@ -158,7 +160,7 @@ fn a_pickle_that_would_run_code_is_refused_by_the_name_of_what_it_calls() {
     archive.start_file("model/data.pkl", stored).unwrap();
     std::io::Write::write_all(&mut archive, &pickle).unwrap();
     archive.finish().unwrap();
-    refused(model.path(), &["pytorch_model.bin: data.pkl: `posix.system` is no class", "refusing to load it"]);
+    refused(model.path(), &["pytorch_model.bin: data.pkl: `posix.system` is not a class", "refusing to load it"]);
     assert!(!witness.exists());
 }
 
@@ -253,7 +255,7 @@ fn a_disk_that_takes_no_more_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_needs_no_tokenizer_works_without_one() {
+fn only_text_needs_a_tokenizer() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
     assert!(export(&golden("mamba-m0-transformers"), &bundle).output().unwrap().status.success());

@@ -1,5 +1,5 @@
-//! What a killed process leaves behind, the next one with the same target removes. Real processes are killed here, in
-//! the middle of writing weights.
+//! A process removes what a killed one with the same target left behind. The tests kill real processes while they write
+//! weights.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,7 +16,7 @@ use std::{
 /// Tells the child what to write, and where.
 const COMMAND: &str = "DENSESSM_TEST_COMMAND";
 const TARGET: &str = "DENSESSM_TEST_TARGET";
-/// What the child prints once it is in the middle of it.
+/// What the child prints while it writes.
 const WRITING: &str = "writing weights";
 
 fn checkpoint() -> Checkpoint {

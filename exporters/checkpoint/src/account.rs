@@ -36,7 +36,7 @@ impl Checkpoint {
                 }
             } else if !ignorable(architecture, &tensor.name) {
                 let file = self.file_name(tensor);
-                problems.push(format!("{}: {:?} in {file} is no tensor of this model", tensor.name, tensor.shape));
+                problems.push(format!("{}: {:?} in {file} is not a tensor of this model", tensor.name, tensor.shape));
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Tensors { path: self.dir().to_owned(), problems }) }

@@ -31,7 +31,7 @@ pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tens
     let Members::<IgnoredAny>(members) = serde_json::from_slice(&header).map_err(broken)?;
     let mut names = BTreeSet::new();
     if let Some((name, _)) = members.iter().find(|(name, _)| !names.insert(name)) {
-        return Err(Error::file(path, format!("header: {}: there twice", name.escape_debug())));
+        return Err(Error::file(path, format!("header: {}: appears twice", name.escape_debug())));
     }
     let metadata: Metadata = serde_json::from_slice(&header).map_err(broken)?;
 

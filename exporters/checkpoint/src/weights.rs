@@ -61,7 +61,7 @@ impl Weights {
         if let Some(tensor) = self.tensors.remove(old) {
             let tensor = Tensor { name: new.to_owned(), ..tensor };
             if self.tensors.insert(new.to_owned(), tensor).is_some() {
-                return Err(Error::file(dir, format!("{new}: there twice, under its old and its new name")));
+                return Err(Error::file(dir, format!("{new}: appears twice, under its old and its new name")));
             }
         }
         Ok(self)

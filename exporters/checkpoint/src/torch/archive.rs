@@ -1,4 +1,4 @@
-//! The zip archive: where the pickle and the storages lie in the file, and their checksums.
+//! The zip archive: where the pickle and the storages are in the file, and their checksums.
 
 use super::object::Described;
 use crate::{Error, Tensor, checksum::Checksum, file::read_exact_at, tensor::elements};
@@ -10,7 +10,7 @@ use std::{
 };
 use zip::{CompressionMethod, ZipArchive};
 
-/// Largest pickle in bytes: it describes a tensor in a few hundred bytes, so a longer one is none of a model's.
+/// Largest pickle in bytes: it describes a tensor in a few hundred bytes, so a longer one is not that of a model.
 const MAX_PICKLE: u64 = 8 << 20;
 /// The first byte of files that `torch.save` wrote before version 1.6: they start with a pickle instead of an archive.
 const PICKLE_START: u8 = 0x80;
@@ -113,9 +113,10 @@ impl Archive {
         };
         let end = if count == 0 { Some(*offset) } else { end(*offset, shape, strides) };
         if end.is_none_or(|end| end > storage.elements) {
-            let held = storage.elements;
+            let elements = storage.elements;
             return problem(format!(
-                "expected {shape:?} from element {offset} on in a storage of {held}, not held by it"
+                "expected a view within its storage of {elements} elements, \
+                 got {shape:?} by strides {strides:?} from element {offset} on"
             ));
         }
         if count > 0 && !nested(shape, strides) {
@@ -152,7 +153,7 @@ fn entries(path: &Path, file: &File) -> Result<HashMap<String, Entry>, Error> {
             found.ok_or_else(|| Error::file(path, format!("{name}: expected within the file's {size} bytes")))?;
         let inner = name.split_once('/').map_or(name.as_str(), |(_, inner)| inner);
         if entries.insert(inner.to_owned(), found).is_some() {
-            return Err(Error::file(path, format!("{name}: there twice")));
+            return Err(Error::file(path, format!("{name}: appears twice")));
         }
     }
     Ok(entries)

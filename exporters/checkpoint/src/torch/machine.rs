@@ -132,7 +132,9 @@ impl<'a> Machine<'a> {
                 self.recall(slot)?;
             }
             other => {
-                return Err(format!("opcode {other:#04x} is none that a table of tensors needs; refusing to run it"));
+                return Err(format!(
+                    "opcode {other:#04x} is not one that a table of tensors needs; refusing to run it"
+                ));
             }
         }
         Ok(true)
@@ -151,7 +153,7 @@ impl<'a> Machine<'a> {
         items
             .iter()
             .map(|&(key, value)| match (&self.objects[key], &self.objects[value]) {
-                (Object::Text(name), _) if !names.insert(*name) => Err(format!("{name}: there twice")),
+                (Object::Text(name), _) if !names.insert(*name) => Err(format!("{name}: appears twice")),
                 (Object::Text(name), Object::Tensor(tensor)) => Ok((*name, tensor.clone())),
                 (Object::Text(name), other) => {
                     Err(format!("{name}: expected a tensor, got {}; save the model's state_dict alone", other.kind()))
@@ -266,14 +268,14 @@ impl<'a> Machine<'a> {
     fn remember(&mut self, slot: u32) -> Result<(), String> {
         let top = self.top_is("an object", |_| true)?;
         if self.memo.len() == MAX_OBJECTS {
-            return Err(format!("expected up to {MAX_OBJECTS} objects to be kept, got more"));
+            return Err(format!("expected up to {MAX_OBJECTS} memoized objects, got more"));
         }
         self.memo.insert(slot, top);
         Ok(())
     }
 
     fn recall(&mut self, slot: u32) -> Result<(), String> {
-        let id = *self.memo.get(&slot).ok_or_else(|| format!("nothing was kept in slot {slot}"))?;
+        let id = *self.memo.get(&slot).ok_or_else(|| format!("slot {slot} is empty"))?;
         self.stack.push(id);
         Ok(())
     }
@@ -283,7 +285,7 @@ impl<'a> Machine<'a> {
             return Err(format!("expected a class's name of up to {MAX_NAME} bytes, got a longer one"));
         }
         let class = Class::named(module, name).ok_or_else(|| {
-            format!("`{module}.{name}` is no class that a table of tensors needs; refusing to load it")
+            format!("`{module}.{name}` is not a class that a table of tensors needs; refusing to load it")
         })?;
         self.push(Object::Class(class))?;
         Ok(())

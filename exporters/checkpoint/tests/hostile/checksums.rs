@@ -86,7 +86,7 @@ fn a_finite_weight_with_a_flipped_bit_is_found_while_it_is_read() {
 }
 
 #[test]
-fn what_views_leave_out_or_read_in_any_order_is_verified_at_the_end() {
+fn bytes_that_views_skip_are_verified_at_the_end() {
     let total = 4 * u64::from(LARGE);
     // The whole transposed, every other column, one column, the second half, the first half, and nothing.
     for (offset, shape, strides, unread) in [

@@ -40,7 +40,7 @@ fn headers_that_lie_are_refused() {
     refused_header(&json!({"a": a, "b": entry("F32", json!([2]), 4, 12)}).to_string(), 12, "header: ");
     refused_header(&json!({"a": a, "b": entry("F32", json!([2]), 0, 8)}).to_string(), 8, "header: ");
     refused_header(&json!({"a": a, "b": entry("F32", json!([2]), 12, 20)}).to_string(), 20, "header: ");
-    refused_header(&format!(r#"{{"a": {a}, "a": {a}}}"#), 8, "header: a: there twice");
+    refused_header(&format!(r#"{{"a": {a}, "a": {a}}}"#), 8, "header: a: appears twice");
     refused_header(&json!({"a\u{1b}[2J": a}).to_string(), 8, "expected names without control characters");
     for header in ["", "[]", "{", "null", "{}}", "{\"a\": 1}"] {
         refused_header(header, 0, "header: ");

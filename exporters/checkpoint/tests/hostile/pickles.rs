@@ -167,13 +167,13 @@ fn only_elements_of_a_view_must_be_finite() {
 fn views_that_leave_their_storage_or_repeat_it_are_refused() {
     let large = 1 << 40;
     for (offset, shape, strides, words) in [
-        (1, &[3_i64, 4] as &[i64], &[4_i64, 1] as &[i64], "not held by it"),
-        (0, &[13], &[1], "not held by it"),
-        (0, &[3], &[6], "not held by it"),
-        (13, &[0], &[1], "not held by it"),
-        (i64::MAX, &[0], &[1], "not held by it"),
-        (i64::MAX, &[2], &[i64::MAX], "not held by it"),
-        (0, &[2, 2], &[i64::MAX, i64::MAX], "not held by it"),
+        (1, &[3_i64, 4] as &[i64], &[4_i64, 1] as &[i64], "expected a view within its storage of 12"),
+        (0, &[13], &[1], "expected a view within its storage of 12"),
+        (0, &[3], &[6], "expected a view within its storage of 12"),
+        (13, &[0], &[1], "expected a view within its storage of 12"),
+        (i64::MAX, &[0], &[1], "expected a view within its storage of 12"),
+        (i64::MAX, &[2], &[i64::MAX], "expected a view within its storage of 12"),
+        (0, &[2, 2], &[i64::MAX, i64::MAX], "expected a view within its storage of 12"),
         (0, &[large, large, 0], &[1, 1, 1], "expected sizes with strides"),
         (0, &[3, 4], &[4], "expected sizes with strides"),
         (0, &[large, 1], &[0, 1], "expected each element at its own position"),
@@ -196,7 +196,7 @@ fn storages_are_what_the_pickle_says_or_refused() {
         ("torch\nFloatStorage", "0", 11, "w: expected a storage of 11 fp32, got 48 bytes"),
         ("torch\nHalfStorage", "0", 12, "w: expected a storage of 12 fp16, got 48 bytes"),
         ("torch\nFloatStorage", "0", i64::MAX, "got 48 bytes"),
-        ("torch\nQInt8Storage", "0", 48, "`torch.QInt8Storage` is no class that a table of tensors needs"),
+        ("torch\nQInt8Storage", "0", 48, "`torch.QInt8Storage` is not a class that a table of tensors needs"),
         ("torch._utils\n_rebuild_tensor_v2", "0", 12, "expected a storage's class and key"),
     ] {
         let table = Pickle::new().op("}").text("w").tensor(class, key, elements, 0, &[1], &[1]).op("s.");
@@ -209,12 +209,12 @@ fn pickles_that_are_no_table_of_tensors_are_refused() {
     let one = |pickle: Pickle| pickle.tensor("torch\nFloatStorage", "0", 12, 0, &[1], &[1]);
     let class = |name: &str| Pickle::new().class(name).op(".");
     for (pickle, words) in [
-        (class("posix\nsystem"), "`posix.system` is no class"),
-        (class("builtins\neval"), "`builtins.eval` is no class"),
-        (class("torch\nload"), "`torch.load` is no class"),
-        (class("torch._utils\n_rebuild_tensor_v2.__globals__"), "is no class"),
+        (class("posix\nsystem"), "`posix.system` is not a class"),
+        (class("builtins\neval"), "`builtins.eval` is not a class"),
+        (class("torch\nload"), "`torch.load` is not a class"),
+        (class("torch._utils\n_rebuild_tensor_v2.__globals__"), "is not a class"),
         (class(&format!("{}\nx", "x".repeat(5000))), "expected a class's name of up to 256 bytes"),
-        (Pickle::new().text("posix").text("system").op([0x93, b'.']), "`posix.system` is no class"),
+        (Pickle::new().text("posix").text("system").op([0x93, b'.']), "`posix.system` is not a class"),
         (class("collections\nOrderedDict"), "expected a dictionary of tensors, got a class"),
         (Pickle::new().op("c").op([0xff]).op("\nx\n."), "expected UTF-8"),
         // INST, OBJ, NEWOBJ, PERSID, EXT1 and what no protocol knows.
@@ -227,7 +227,7 @@ fn pickles_that_are_no_table_of_tensors_are_refused() {
         (Pickle(vec![0x80, 6, b'}', b'.']), "expected protocol 2 to 5, got 6"),
         (one(Pickle::new().op("}")).op("."), "expected a dictionary of tensors and nothing else"),
         (one(Pickle::new().op("}").text("w")).op("s.more"), "expected a dictionary of tensors and nothing else"),
-        (one(one(Pickle::new().op("}(").text("w")).text("w")).op("u."), "w: there twice"),
+        (one(one(Pickle::new().op("}(").text("w")).text("w")).op("u."), "w: appears twice"),
         (one(Pickle::new().op("}").int(1)).op("s."), "expected tensors by name, got an integer as a name"),
         (Pickle::new().op("}").text("w").op("Ns."), "w: expected a tensor, got None"),
         (Pickle::new().op("]."), "expected a dictionary of tensors, got a list"),
@@ -236,7 +236,7 @@ fn pickles_that_are_no_table_of_tensors_are_refused() {
         (Pickle::new().op("(s."), "the stack is empty down to its mark"),
         (Pickle::new().op("u."), "no mark is open"),
         (Pickle::new().op("}(Nu."), "expected keys with values"),
-        (Pickle::new().op("h").op([9, b'.']), "nothing was kept in slot 9"),
+        (Pickle::new().op("h").op([9, b'.']), "slot 9 is empty"),
         (Pickle::new().op("X").op([0xff; 4]).op("."), "truncated"),
         (Pickle::new().op([0x8a, 9]).op([1; 9]).op("."), "expected integers of up to 8 bytes, got one of 9"),
         (Pickle::new().op("N)R."), "expected a class to apply, got None"),
@@ -262,7 +262,7 @@ fn sharing_within_a_pickle_multiplies_nothing() {
     let objects = Pickle::new().op(vec![b'N'; 2 << 20]).op(".");
     refused(pickled(&objects).path(), "pytorch_model.bin: data.pkl: ", "expected up to 1048576 objects, got more");
     let kept = Pickle::new().op("N").op(vec![0x94; 2 << 20]).op(".");
-    refused(pickled(&kept).path(), "pytorch_model.bin: data.pkl: ", "expected up to 1048576 objects to be kept");
+    refused(pickled(&kept).path(), "pytorch_model.bin: data.pkl: ", "expected up to 1048576 memoized objects");
     let nested = Pickle::new().op(")").op(vec![0x85; 1 << 19]).op(".");
     refused(pickled(&nested).path(), "pytorch_model.bin: data.pkl: ", "expected a dictionary of tensors, got a tuple");
     let longest = Pickle::new().op(vec![0; 9 << 20]);
