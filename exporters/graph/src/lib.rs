@@ -29,13 +29,20 @@
 
 mod arena;
 mod attribute;
+mod blocks;
+mod constants;
+mod declare;
 mod dim;
+mod emit;
+mod encode;
 mod error;
 mod graph;
+mod literal;
 mod model;
 mod operator;
 mod ops;
 mod scope;
+mod storage;
 mod tensor_type;
 mod text;
 mod value;
@@ -44,14 +51,14 @@ mod weight;
 mod write;
 
 pub use attribute::Attribute;
-pub use densessm_proto::DType;
+pub use densessm_proto::{DType, Lowering};
 pub use dim::Dim;
 pub use error::Error;
 pub use graph::Graph;
 pub use model::Model;
 pub use operator::Operator;
-pub use ops::concat;
 pub use scope::Scope;
+pub use storage::{Initializer, Storage};
 pub use tensor_type::TensorType;
 pub use value::Value;
 pub use values::{ValueList, joined};

@@ -1,13 +1,15 @@
 //! Operators of one operand, element by element.
 
+use super::first;
 use crate::{DType, TensorType, Value};
 use densessm_proto::onnx::tensor_proto::DataType;
 
 fn float(types: &[TensorType]) -> Result<TensorType, String> {
-    if !types[0].dtype.is_float() {
-        return Err(format!("expected floats, got {}", types[0]));
+    let tensor = first(types)?;
+    if !tensor.dtype.is_float() {
+        return Err(format!("expected floats, got {tensor}"));
     }
-    Ok(types[0].clone())
+    Ok(tensor.clone())
 }
 
 macro_rules! unary {
@@ -25,60 +27,54 @@ macro_rules! unary {
 }
 
 unary! {
-    /// Cosine of an angle in radians.
+    /// Returns the cosine of an angle in radians.
     cos => "Cos";
-    /// `e^x`.
+    /// Returns `e^x`.
     exp => "Exp";
-    /// Natural logarithm.
+    /// Returns the natural logarithm.
     log => "Log";
-    /// `max(x, 0)`.
+    /// Returns `max(x, 0)`.
     relu => "Relu";
-    /// `1 / (1 + e^-x)`.
+    /// Returns `1 / (1 + e^-x)`.
     sigmoid => "Sigmoid";
-    /// Sine of an angle in radians.
+    /// Returns the sine of an angle in radians.
     sin => "Sin";
-    /// Hyperbolic sine.
+    /// Returns the hyperbolic sine.
     sinh => "Sinh";
-    /// Square root.
+    /// Returns the square root.
     sqrt => "Sqrt";
 }
 
 impl<'g> Value<'g> {
-    /// Absolute value.
+    /// Returns the absolute value.
     #[track_caller]
     pub fn abs(self) -> Value<'g> {
-        self.apply("Abs", &[], vec![], |types| match types[0].dtype {
-            DType::Bool => Err(format!("expected numbers, got {}", types[0])),
-            _ => Ok(types[0].clone()),
+        self.apply("Abs", &[], vec![], |types| match first(types)?.dtype {
+            DType::Bool => Err(format!("expected numbers, got {}", first(types)?)),
+            _ => Ok(first(types)?.clone()),
         })
     }
 
-    /// `x · sigmoid(x)`.
+    /// Returns `x · sigmoid(x)`.
     #[track_caller]
     pub fn silu(self) -> Value<'g> {
         self * self.sigmoid()
     }
 
-    /// `max(x, 0) + log(1 + e^-|x|)`: never overflows, unlike `log(1 + e^x)`.
+    /// Returns `max(x, 0) + log(1 + e^-|x|)`, which equals `log(1 + e^x)` and never overflows.
     #[track_caller]
     pub fn softplus(self) -> Value<'g> {
         self.relu() + ((-self.abs()).exp() + 1.0).log()
     }
 
-    /// The same numbers in another element type; itself if it has that type already.
+    /// Returns the same numbers in another element type, or the value itself if it has that type already.
     #[track_caller]
     pub fn cast(self, dtype: DType) -> Value<'g> {
         if self.dtype() == dtype {
             return self;
         }
         self.apply("Cast", &[], vec![("to", i64::from(DataType::from(dtype) as i32).into())], |types| {
-            Ok(types[0].with_dtype(dtype))
+            Ok(first(types)?.with_dtype(dtype))
         })
-    }
-
-    /// The same value under a name of its own.
-    #[track_caller]
-    pub(crate) fn identity(self) -> Value<'g> {
-        self.apply("Identity", &[], vec![], |types| Ok(types[0].clone()))
     }
 }
