@@ -24,18 +24,27 @@ pub(crate) fn write(
     checkpoint: &Checkpoint,
     plan: &WeightLayout,
     path: &Path,
+    progress: impl FnMut(ExportProgress) -> ControlFlow<()>,
+) -> Result<String, Error> {
+    let read = |part: &Part, start: usize, out: &mut [f32]| match checkpoint.tensor(&part.name) {
+        Some(tensor) => Ok(checkpoint.read(tensor, start, out)?),
+        None => Err(Error::MissingTensor { name: part.name.clone() }),
+    };
+    write_from(read, plan, path, progress)
+}
+
+/// [`write`] with any source of tensors.
+fn write_from(
+    read: impl FnMut(&Part, usize, &mut [f32]) -> Result<(), Error> + Send,
+    plan: &WeightLayout,
+    path: &Path,
     mut progress: impl FnMut(ExportProgress) -> ControlFlow<()>,
 ) -> Result<String, Error> {
     let mut file = File::create(path).map_err(Error::io(path))?;
     let (pieces, received) = sync_channel::<Vec<u8>>(QUEUED);
     thread::scope(|threads| {
-        let reader = threads.spawn(|| {
-            let read = |part: &Part, start: usize, out: &mut [f32]| match checkpoint.tensor(&part.name) {
-                Some(tensor) => Ok(checkpoint.read(tensor, start, out)?),
-                None => Err(Error::MissingTensor { name: part.name.clone() }),
-            };
-            send_all(plan, read, &pieces)
-        });
+        // The thread owns the sender, so that the receiver sees the end.
+        let reader = threads.spawn(move || send_all(plan, read, &pieces));
         let mut hash = Sha256::new();
         let mut done = 0;
         let written = received.iter().try_for_each(|piece| {
@@ -108,7 +117,7 @@ fn send_all(
 mod tests {
     use super::*;
     use densessm_graph::{DType, Graph, Lowering, Model, Prepare, Storage, TensorType};
-    use std::{cell::RefCell, collections::BTreeMap};
+    use std::collections::BTreeMap;
 
     /// A graph whose weights are stored in every way there is.
     fn model() -> Model {
@@ -136,16 +145,25 @@ mod tests {
 
     /// The data file of a layout, with every read of a tensor: its name, first element and number of elements.
     fn stream(plan: &WeightLayout) -> (Vec<u8>, Vec<(String, usize, usize)>) {
-        let reads = RefCell::new(Vec::new());
+        let mut reads = Vec::new();
         let read = |part: &Part, start: usize, out: &mut [f32]| {
-            reads.borrow_mut().push((part.name.clone(), start, out.len()));
+            reads.push((part.name.clone(), start, out.len()));
             out.iter_mut().enumerate().for_each(|(i, out)| *out = element(&part.name, start + i));
             Ok(())
         };
-        let (pieces, received) = sync_channel(1 << 12);
-        send_all(plan, read, &pieces).unwrap();
-        drop(pieces);
-        (received.iter().flatten().collect(), reads.into_inner())
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.data");
+        let mut last = 0;
+        let progress = |progress: ExportProgress| {
+            assert!(progress.done > last && progress.total == plan.size, "{progress:?} after {last}");
+            last = progress.done;
+            ControlFlow::Continue(())
+        };
+        let sha256 = write_from(read, plan, &path, progress).unwrap();
+        assert_eq!(last, plan.size);
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(sha256, hex(&Sha256::digest(&bytes)));
+        (bytes, reads)
     }
 
     #[test]
@@ -236,16 +254,36 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_can_stop_the_stream_at_any_piece() {
+        let model = model();
+        let plan = WeightLayout::new([&model]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for pieces in 1..6 {
+            let mut left = pieces;
+            let stop = |_| {
+                left -= 1;
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let read = |_: &Part, _: usize, out: &mut [f32]| {
+                out.fill(0.5);
+                Ok(())
+            };
+            let error = write_from(read, &plan, &folder.path().join("w"), stop).unwrap_err();
+            assert!(matches!(error, Error::Stopped), "{error}");
+        }
+    }
+
+    #[test]
     fn a_number_that_its_storage_cannot_hold_stops_the_stream() {
         let model = model();
         let plan = WeightLayout::new([&model]).unwrap();
-        let (pieces, received) = sync_channel(1 << 12);
         let read = |part: &Part, _: usize, out: &mut [f32]| {
             out.fill(if part.name == "b" { 1e6 } else { 0.5 });
             Ok(())
         };
-        let error = send_all(&plan, read, &pieces).unwrap_err().to_string();
-        drop((pieces, received));
+        let folder = tempfile::tempdir().unwrap();
+        let go_on = |_| ControlFlow::Continue(());
+        let error = write_from(read, &plan, &folder.path().join("w"), go_on).unwrap_err().to_string();
         assert!(error.starts_with("weight `b`: element 0 is 1000000, which is too large for fp16"), "{error}");
     }
 }

@@ -42,7 +42,8 @@ impl Weight {
         };
         self.prepared_pieces(&mut read, &mut |values| {
             let bytes = encoder.push(values).map_err(|problem| self.error(problem))?;
-            write(first, bytes)
+            // A piece may end before the first block does.
+            if bytes.is_empty() { Ok(()) } else { write(first, bytes) }
         })?;
         others.iter().zip(encoder.finish()).try_for_each(|(initializer, bytes)| write(initializer, bytes))
     }
