@@ -10,8 +10,8 @@ const PAGE: u64 = 4096;
 /// Smaller weights are copied; they are aligned for vector loads.
 const VECTOR: u64 = 64;
 
-/// The data file's layout: each weight of either graph once, in the order of declaration. The initializers of one weight
-/// follow one another, in the order in which its tensors yield them.
+/// The data file's layout: each weight of either graph once, in the order of declaration. The initializers of one
+/// weight follow one another, in the order in which its tensors yield them.
 #[derive(Debug, Default)]
 pub(crate) struct WeightLayout {
     weights: Vec<Weight>,

@@ -1,7 +1,7 @@
 //! Streaming weights into the data file: read, prepared, stored and written piece by piece.
 //!
-//! One thread reads and encodes while another hashes and writes; in memory at once are what encoding one weight needs and
-//! a few pieces.
+//! One thread reads and encodes while another hashes and writes; in memory at once are what encoding one weight needs
+//! and a few pieces.
 
 use crate::{Error, export::ExportProgress, plan::WeightLayout};
 use densessm_checkpoint::Checkpoint;

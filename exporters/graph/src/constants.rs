@@ -1,24 +1,26 @@
 //! Declaring constants.
 
-use crate::{DType, Scope, TensorType, Value, arena::Line, literal::Literal};
+use crate::{
+    DType, Scope, TensorType, Value,
+    arena::Line,
+    literal::{Literal, decimal},
+};
 use std::panic::Location;
 
 impl<'g> Scope<'g> {
     /// Declares a constant fp32 scalar, shape `[]`.
     #[track_caller]
     pub fn scalar(self, value: f32) -> Value<'g> {
-        self.scalar_as(value, DType::F32)
+        self.scalar_as(value.into(), DType::F32)
     }
 
-    /// Declares a constant scalar, shape `[]`, in a floating-point type, rounded to nearest.
+    /// Declares a constant scalar, shape `[]`, in a floating-point type, rounded to nearest, ties to even.
     ///
     /// A number that the type cannot hold is an error, as is one that would become 0 in it.
     #[track_caller]
-    pub fn scalar_as(self, value: f32, dtype: DType) -> Value<'g> {
-        let tensor = TensorType::new(dtype, [0_usize; 0]);
-        let name = format!("literal/{value:?}");
-        let literal = Literal::floats(tensor, &[value.into()]);
-        self.constant(name, literal, Location::caller())
+    pub fn scalar_as(self, value: f64, dtype: DType) -> Value<'g> {
+        let literal = Literal::floats(TensorType::new(dtype, [0_usize; 0]), &[value]);
+        self.constant(format!("literal/{}", decimal(value)), literal, Location::caller())
     }
 
     /// Declares a constant int64 scalar, shape `[]`.
@@ -37,15 +39,14 @@ impl<'g> Scope<'g> {
     /// Declares a constant fp32 vector `[n]`.
     #[track_caller]
     pub fn floats(self, name: &str, values: &[f32]) -> Value<'g> {
-        self.floats_as(name, values, DType::F32)
+        self.floats_as(name, &values.iter().copied().map(f64::from).collect::<Vec<_>>(), DType::F32)
     }
 
-    /// Declares a constant vector `[n]` in a floating-point type, rounded to nearest; limits as in
-    /// [`scalar_as`](Scope::scalar_as).
+    /// Declares a constant vector `[n]` in a floating-point type, rounded and checked as
+    /// [`scalar_as`](Scope::scalar_as) does.
     #[track_caller]
-    pub fn floats_as(self, name: &str, values: &[f32], dtype: DType) -> Value<'g> {
-        let values: Vec<f64> = values.iter().copied().map(f64::from).collect();
-        let literal = Literal::floats(TensorType::new(dtype, [values.len()]), &values);
+    pub fn floats_as(self, name: &str, values: &[f64], dtype: DType) -> Value<'g> {
+        let literal = Literal::floats(TensorType::new(dtype, [values.len()]), values);
         self.constant(format!("literal/{name}"), literal, Location::caller())
     }
 

@@ -1,7 +1,8 @@
-//! Encoding weights: read, prepared and stored piece by piece, so that a weight of any size passes through little memory.
+//! Encoding weights: read, prepared and stored piece by piece, so that a weight of any size passes through little
+//! memory.
 //!
-//! The tensors of a weight are read once. The bytes of its first initializer leave while it is read; those of the others,
-//! which are small beside it (the scales of blocks), are collected and follow.
+//! The tensors of a weight are read once. The bytes of its first initializer leave while it is read; those of the
+//! others, which are small beside it (the scales of blocks), are collected and follow.
 
 use crate::{DType, Error, Initializer, Part, Prepare, Storage, Weight, blocks::Int8Blocks};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
@@ -25,8 +26,8 @@ impl Weight {
     ///
     /// `read` fills its slice with elements of a tensor, in row-major order, from the given index on; it is asked for
     /// each element once, tensor after tensor, in ascending order. `write` takes the next bytes of an initializer; the
-    /// initializers follow one another in the order of [`Weight::initializers`]. In memory at once are one piece of 1 MiB,
-    /// or all tensors of this weight where they are transposed, and the initializers after the first.
+    /// initializers follow one another in the order of [`Weight::initializers`]. In memory at once are one piece of 1
+    /// MiB, or all tensors of this weight where they are transposed, and the initializers after the first.
     ///
     /// # Errors
     /// Those of `read` and `write`, and a number that the storage cannot hold.
@@ -139,8 +140,8 @@ fn fill<T, const N: usize>(bytes: &mut [u8], values: &[T], chunk: impl Fn(&T) ->
     }
 }
 
-/// Columns `first .. first + count` of a matrix, each as a row. Works in square tiles, so that reads and writes both stay
-/// in the cache.
+/// Columns `first .. first + count` of a matrix, each as a row. Works in square tiles, so that reads and writes both
+/// stay in the cache.
 fn transpose(matrix: &[f32], columns: usize, first: usize, count: usize, out: &mut Vec<f32>) {
     const TILE: usize = 16;
     let rows = matrix.len() / columns;

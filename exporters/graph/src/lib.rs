@@ -26,9 +26,10 @@
 //! Operations are methods and operators of values, and none returns a `Result`. Sizes are numbers or symbols ([`Dim`]):
 //! `[batch, sequence + 3, 64]` is a shape, and shapes are compared symbolically.
 //!
-//! A scope gives nodes their names, and weights are declared in it under the checkpoint's names and with the checkpoint's
-//! shapes. [`Prepare`] says what is done to a tensor once, at export, and [`Storage`] how the result is stored: in fp32,
-//! in another floating-point type, or quantized, in which case one tensor becomes several [`Initializer`]s.
+//! A scope gives nodes their names, and weights are declared in it under the checkpoint's names and with the
+//! checkpoint's shapes. [`Prepare`] says what is done to a tensor once, at export, and [`Storage`] how the result is
+//! stored: in fp32, in another floating-point type, or quantized, in which case one tensor becomes several
+//! [`Initializer`]s.
 //!
 //! # Element types
 //! Every operation requires equal element types of its operands, and an error names both. A number in `x * 0.5` is
@@ -36,20 +37,20 @@
 //! [`Value::cast`] converts.
 //!
 //! # Errors
-//! The first error is kept with the line that made it, whatever depends on it is skipped, and [`Graph::finish`] reports it:
-//! ``node `mixer/Add`: cannot broadcast [batch, time, 64] with [65] (emitted at layer.rs:41)``. `finish` also rejects what
-//! was forgotten: a node, weight or input that no output depends on. Lines are found with `#[track_caller]`; put it on a
-//! helper function to see the line that calls the helper instead. An operator that is passed as a function
-//! (`reduce(Add::add)`) has no line in the user's source; a closure (`reduce(|a, b| a + b)`) has.
+//! The first error is kept with the line that made it, whatever depends on it is skipped, and [`Graph::finish`] reports
+//! it: ``node `mixer/Add`: cannot broadcast [batch, time, 64] with [65] (emitted at layer.rs:41)``. `finish` also
+//! rejects what was forgotten: a node, weight or input that no output depends on. Lines are found with
+//! `#[track_caller]`; put it on a helper function to see the line that calls the helper instead. An operator that is
+//! passed as a function (`reduce(Add::add)`) has no line in the user's source; a closure (`reduce(|a, b| a + b)`) has.
 //!
 //! # Custom operators and control flow
 //! An [`Operator`] is a name, attributes, and a body in standard operators. [`Lowering`] decides whether
-//! [`Scope::call`] writes a node of that name together with an ONNX function that contains the body, or the body itself.
-//! [`Scope::scan`] is a recurrence along an axis, with its body as a closure.
+//! [`Scope::call`] writes a node of that name together with an ONNX function that contains the body, or the body
+//! itself. [`Scope::scan`] is a recurrence along an axis, with its body as a closure.
 //!
 //! # Output
-//! A finished [`Model`] becomes the bytes of one ONNX file with [`Model::to_bytes`], or of a file whose weights lie beside
-//! it with [`Model::to_bytes_external`] and [`Weight::encode`]. Its `Display` form has one line per node.
+//! A finished [`Model`] becomes the bytes of one ONNX file with [`Model::to_bytes`], or of a file whose weights lie
+//! beside it with [`Model::to_bytes_external`] and [`Weight::encode`]. Its `Display` form has one line per node.
 
 #![forbid(unsafe_code)]
 

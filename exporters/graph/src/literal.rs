@@ -105,13 +105,13 @@ fn push_integer(dtype: DType, value: i64, out: &mut Vec<u8>) -> Result<(), Strin
 }
 
 /// A number as it is written in source code: an `f32` shows its own digits, not those of its `f64` extension.
-fn decimal(value: f64) -> String {
+pub(crate) fn decimal(value: f64) -> String {
     let single = value as f32;
     if f64::from(single) == value { format!("{single:?}") } else { format!("{value:?}") }
 }
 
-/// Rounds to odd: an inexact result takes the neighbour with an odd last bit. Rounding that once more, to a type that is
-/// at least two bits shorter, gives the same as rounding the original once.
+/// Rounds to odd: an inexact result takes the neighbour with an odd last bit. Rounding that once more, to a type that
+/// is at least two bits shorter, gives the same as rounding the original once.
 fn to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     if f64::from(nearest) == value || value.is_nan() || nearest.to_bits() & 1 == 1 {

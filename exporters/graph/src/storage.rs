@@ -13,8 +13,8 @@ pub enum Storage {
     ///
     /// A weight of shape `[.., n]` becomes `values`, uint8 `[.., ⌈n / size⌉, size]`, and `scales`, fp32
     /// `[.., ⌈n / size⌉]`. The number is `(value - 128) * scale`, with `scale` the block's largest magnitude divided by
-    /// 127; a last block that is not full is padded with zeros (128). For a matrix `[out, in]` this is the layout of ONNX Runtime's
-    /// `MatMulNBits` with 8 bits and without zero points.
+    /// 127; a last block that is not full is padded with zeros (128). For a matrix `[out, in]` this is the layout of
+    /// ONNX Runtime's `MatMulNBits` with 8 bits and without zero points.
     Int8Blocks {
         /// Numbers per block: a power of two, at least 16.
         size: usize,

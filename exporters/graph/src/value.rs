@@ -14,8 +14,9 @@ pub(crate) use crate::arena::POISON;
 ///
 /// ONNX's operators are its methods, and `+ - * /` work between two values, and between a value and a number. A number
 /// takes the element type of the value beside it: `x * 0.5` works in every floating-point type, `n + 1` in every
-/// integer type. Nothing else is converted implicitly: `+` between fp16 and fp32 is an error, and
-/// [`cast`](Value::cast) is the remedy.
+/// integer type. (It has the precision of an `f32`; for fp64 there is [`Scope::scalar_as`](crate::Scope::scalar_as).)
+/// Nothing else is converted implicitly: `+` between fp16 and fp32 is an error, and [`cast`](Value::cast) is the
+/// remedy.
 ///
 /// A value that could not be computed because of an error is a placeholder; operations on it do nothing.
 #[derive(Clone, Copy)]

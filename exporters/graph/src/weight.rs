@@ -1,4 +1,5 @@
-//! Weights as they are declared: tensors of the checkpoint, what is done to them once at export, and how they are stored.
+//! Weights as they are declared: tensors of the checkpoint, what is done to them once at export, and how they are
+//! stored.
 
 use crate::{DType, Error, Initializer, Storage, arena::Line, storage::check_size};
 

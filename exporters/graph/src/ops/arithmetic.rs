@@ -112,7 +112,7 @@ impl<'g> Value<'g> {
     #[track_caller]
     fn float(self, number: f32) -> Value<'g> {
         let Some(tensor) = self.tensor() else { return self };
-        self.constants().scalar_as(number, tensor.dtype)
+        self.constants().scalar_as(number.into(), tensor.dtype)
     }
 
     /// A number as a constant of this value's integer type.

@@ -4,7 +4,8 @@ use super::first;
 use crate::{Dim, Value, emit::Emit, value::POISON};
 
 impl<'g> Value<'g> {
-    /// Joins this value and others along an axis; -1 is the last. All must agree in element type and in every other axis.
+    /// Joins this value and others along an axis; -1 is the last. All must agree in element type and in every other
+    /// axis.
     #[track_caller]
     pub fn concat(self, axis: isize, others: &[Value<'g>]) -> Value<'g> {
         self.apply("Concat", others, vec![("axis", (axis as i64).into())], |types| {

@@ -4,7 +4,8 @@ use super::first;
 use crate::{Dim, Value};
 
 impl<'g> Value<'g> {
-    /// Selects elements `start..end` along an axis. Negative bounds count from the end; an absent `end` is the end itself.
+    /// Selects elements `start..end` along an axis. Negative bounds count from the end; an absent `end` is the end
+    /// itself.
     ///
     /// Along an axis of symbolic size, the bounds are assumed to lie within it.
     #[track_caller]
