@@ -95,7 +95,7 @@ mod tests {
         let mut end = 0;
         for initializer in plan.weights().iter().flat_map(|weight| &weight.initializers) {
             let place = plan.place(initializer);
-            assert!(place.offset >= end && place.offset % VECTOR == 0, "{initializer:?} at {place:?}");
+            assert!(place.offset >= end && place.offset.is_multiple_of(VECTOR), "{initializer:?} at {place:?}");
             assert_eq!(place.length, 4 * initializer.shape.iter().product::<usize>() as u64);
             end = place.offset + place.length;
         }

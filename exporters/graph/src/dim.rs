@@ -191,7 +191,7 @@ mod tests {
         for dim in overflows.into_iter().chain([Dim::from(usize::MAX), (large * "batch") * 2_usize]) {
             assert_eq!((dim.known(), dim.symbol(), dim.constant()), (None, None, None));
             assert_eq!(dim.problem().as_deref(), Some("a size exceeds 64 bits"));
-            assert_eq!((dim * 0_usize + "batch").to_string(), "overflow");
+            assert_eq!((dim * 2_usize + "batch").to_string(), "overflow");
         }
         assert_eq!(Dim::from(-3_i64).problem().as_deref(), Some("a size of -3"));
         assert_eq!((Dim::from("sequence") - 3_usize).problem(), None);

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 pub(crate) struct Draft {
     pub(crate) arena: RefCell<Arena>,
     lowering: Lowering,
+    opset: i64,
 }
 
 /// One node to emit, without its operands.
@@ -39,8 +40,12 @@ impl Emit<'_> {
 }
 
 impl Draft {
-    pub(crate) fn new(lowering: Lowering) -> Self {
-        Self { arena: RefCell::new(Arena::new()), lowering }
+    pub(crate) fn new(opset: i64, lowering: Lowering) -> Self {
+        Self { arena: RefCell::new(Arena::new()), lowering, opset }
+    }
+
+    pub(crate) fn opset(&self) -> i64 {
+        self.opset
     }
 
     pub(crate) fn lowering(&self) -> Lowering {

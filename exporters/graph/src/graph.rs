@@ -19,7 +19,6 @@ use std::panic::Location;
 pub struct Graph {
     draft: Draft,
     name: String,
-    opset: i64,
 }
 
 impl Graph {
@@ -33,7 +32,7 @@ impl Graph {
             let problem = format!("expected version 18 to 22 of the operator set, got {opset}");
             return Err(Error::new(format!("graph `{name}`"), problem, Location::caller()));
         }
-        Ok(Self { draft: Draft::new(lowering), name: name.to_owned(), opset })
+        Ok(Self { draft: Draft::new(opset, lowering), name: name.to_owned() })
     }
 
     /// Returns the outermost scope.
@@ -123,6 +122,6 @@ impl Graph {
     /// the thing in question.
     #[track_caller]
     pub fn finish(self) -> Result<Model, Error> {
-        Model::close(self.name, self.opset, self.draft.arena.into_inner(), Location::caller())
+        Model::close(self.name, self.draft.opset(), self.draft.arena.into_inner(), Location::caller())
     }
 }

@@ -64,14 +64,15 @@ fn weights_beside_the_graph_are_pointed_at() {
 
 #[test]
 fn what_is_wrong_with_weights_in_memory_is_said_at_their_declaration() {
-    let failed = |values: fn(&str) -> Option<Vec<f32>>| -> Error {
+    type Values = fn(&str) -> Option<Vec<f32>>;
+    let failed = |values: Values| -> Error {
         let graph = Graph::new("test", 18, Lowering::Inline).unwrap();
         let x = graph.input("x", TensorType::new(DType::F16, [4_usize, 4]));
         graph.output("y", x.matmul(graph.root().with_weights_in(DType::F16).weight_t("w", [4, 4])));
         graph.finish().unwrap().to_bytes(|part| values(&part.name)).unwrap_err()
     };
     let line = line!() - 3;
-    let cases: [(fn(&str) -> Option<Vec<f32>>, &str); 3] = [
+    let cases: [(Values, &str); 3] = [
         (|_| None, "there are no values for tensor `w`"),
         (|_| Some(vec![0.0; 15]), "tensor `w`: expected 16 elements, got 15"),
         (|_| Some(vec![1e9; 16]), "element 0 is 1000000000, which is too large for fp16; store it in fp32 or bf16"),

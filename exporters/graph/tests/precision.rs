@@ -9,7 +9,7 @@ const FLOATS: [DType; 4] = [DType::F64, DType::F32, DType::F16, DType::BF16];
 
 /// A model with the input `x [batch, 4]` of some type and the output `y`.
 fn model(dtype: DType, write: impl for<'g> FnOnce(Scope<'g>, Value<'g>) -> Value<'g>) -> Model {
-    let graph = Graph::new("test", 18, Lowering::Inline).unwrap();
+    let graph = Graph::new("test", 22, Lowering::Inline).unwrap();
     let x = graph.input("x", TensorType::new(dtype, ["batch".into(), Dim::from(4_usize)]));
     graph.output("y", write(graph.root(), x));
     graph.finish().unwrap()

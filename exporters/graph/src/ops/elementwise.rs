@@ -4,7 +4,8 @@ use super::first;
 use crate::{DType, TensorType, Value};
 use densessm_proto::onnx::tensor_proto::DataType;
 
-fn float(types: &[TensorType]) -> Result<TensorType, String> {
+/// The operand's type, which must be a floating-point one.
+fn float(types: &[TensorType], _opset: i64) -> Result<TensorType, String> {
     let tensor = first(types)?;
     if !tensor.dtype.is_float() {
         return Err(format!("expected floats, got {tensor}"));
@@ -12,23 +13,30 @@ fn float(types: &[TensorType]) -> Result<TensorType, String> {
     Ok(tensor.clone())
 }
 
+/// As [`float`], for an operator that ONNX defines for bf16 only from version 22 of its operator set on.
+fn float_late_bf16(types: &[TensorType], opset: i64) -> Result<TensorType, String> {
+    let tensor = float(types, opset)?;
+    if tensor.dtype == DType::BF16 && opset < 22 {
+        return Err(format!("{tensor} needs version 22 of the operator set, got {opset}; cast it to fp32"));
+    }
+    Ok(tensor)
+}
+
 macro_rules! unary {
-    ($($(#[$doc:meta])+ $method:ident => $op:literal;)+) => {
+    ($infer:ident => $($(#[$doc:meta])+ $method:ident => $op:literal;)+) => {
         impl<'g> Value<'g> {
             $(
                 $(#[$doc])+
                 #[track_caller]
                 pub fn $method(self) -> Value<'g> {
-                    self.apply($op, &[], vec![], float)
+                    self.apply($op, &[], vec![], |types| $infer(types, self.graph().opset()))
                 }
             )+
         }
     };
 }
 
-unary! {
-    /// Returns the cosine of an angle in radians.
-    cos => "Cos";
+unary! { float =>
     /// Returns `e^x`.
     exp => "Exp";
     /// Returns the natural logarithm.
@@ -37,12 +45,17 @@ unary! {
     relu => "Relu";
     /// Returns `1 / (1 + e^-x)`.
     sigmoid => "Sigmoid";
-    /// Returns the sine of an angle in radians.
-    sin => "Sin";
-    /// Returns the hyperbolic sine.
-    sinh => "Sinh";
     /// Returns the square root.
     sqrt => "Sqrt";
+}
+
+unary! { float_late_bf16 =>
+    /// Returns the cosine of an angle in radians. ONNX defines it for bf16 from version 22 of its operator set on.
+    cos => "Cos";
+    /// Returns the sine of an angle in radians. ONNX defines it for bf16 from version 22 of its operator set on.
+    sin => "Sin";
+    /// Returns the hyperbolic sine. ONNX defines it for bf16 from version 22 of its operator set on.
+    sinh => "Sinh";
 }
 
 impl<'g> Value<'g> {

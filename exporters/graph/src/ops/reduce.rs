@@ -24,8 +24,8 @@ impl<'g> Value<'g> {
 fn reduced(tensor: &TensorType, axis: isize) -> Result<TensorType, String> {
     let mut shape = tensor.shape.clone();
     let at = tensor.axis(axis)?;
-    if tensor.dtype == DType::Bool {
-        return Err(format!("expected numbers, got {tensor}"));
+    if matches!(tensor.dtype, DType::Bool | DType::I8 | DType::U8) {
+        return Err(format!("expected numbers of at least 16 bits, got {tensor}"));
     }
     shape[at] = Dim::from(1_usize);
     Ok(tensor.with_shape(shape))
