@@ -3,16 +3,11 @@
 //! One table of values serves the main graph, the sub-graphs and the functions, so a handle is no more than an index.
 //! A *root* body (the main graph or a function) owns the names of all bodies nested in it.
 
-use crate::{Attribute, Error, TensorType, Weight, literal::Literal};
-use std::{
-    collections::{HashMap, HashSet},
-    panic::Location,
-};
+use crate::{Attribute, Error, TensorType, Weight, error::Line, literal::Literal};
+use std::collections::{HashMap, HashSet};
 
 pub(crate) type ValueId = usize;
 pub(crate) type BodyId = usize;
-/// A line of the source code that uses the builder.
-pub(crate) type Line = &'static Location<'static>;
 
 pub(crate) const MAIN: BodyId = 0;
 /// The id of a value that could not be made. The graph keeps the reason, and whatever depends on it is skipped.
@@ -96,7 +91,7 @@ impl Arena {
     }
 
     /// Records an error unless there is one already: later ones may be consequences of the first.
-    pub(crate) fn fail(&mut self, what: impl Into<String>, problem: impl Into<String>, at: &Location<'_>) {
+    pub(crate) fn fail(&mut self, what: impl Into<String>, problem: impl Into<String>, at: Line) {
         self.error.get_or_insert_with(|| Error::new(what, problem, at));
     }
 

@@ -1,6 +1,6 @@
 //! Block-wise 8-bit storage: see [`Storage::Int8Blocks`](crate::Storage::Int8Blocks).
 
-use crate::encode::Encoder;
+use crate::encoder::Encoder;
 
 /// The value that stands for 0.
 const ZERO: u8 = 128;
@@ -56,10 +56,10 @@ impl Encoder for Int8Blocks {
         let mut rest = values;
         while !rest.is_empty() {
             let wanted = (self.size - self.block.len()).min(self.columns - self.column);
-            let (taken, behind) = rest.split_at(wanted.min(rest.len()));
+            let (taken, left) = rest.split_at(wanted.min(rest.len()));
             self.block.extend_from_slice(taken);
             self.column += taken.len();
-            rest = behind;
+            rest = left;
             if self.column == self.columns {
                 self.column = 0;
                 self.close_block(&mut out);

@@ -2,7 +2,7 @@
 
 use crate::{
     DType, Scope, TensorType, Value,
-    arena::Line,
+    error::Line,
     literal::{Literal, decimal},
 };
 use std::panic::Location;
@@ -57,7 +57,7 @@ impl<'g> Scope<'g> {
         self.constant(format!("literal/{name}"), literal, Location::caller())
     }
 
-    /// A constant, kept once per body however often it is asked for.
+    /// A constant of the current body, which stores equal ones once.
     fn constant(self, name: String, literal: Result<Literal, String>, at: Line) -> Value<'g> {
         let mut arena = self.graph().arena.borrow_mut();
         let literal = match literal {

@@ -2,7 +2,8 @@
 
 use crate::{
     Part, Prepare, Scope, Storage, Value, Weight,
-    arena::{Line, MAIN, ValueId},
+    arena::{MAIN, ValueId},
+    error::Line,
 };
 use std::panic::Location;
 

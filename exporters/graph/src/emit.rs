@@ -2,7 +2,8 @@
 
 use crate::{
     Attribute, Lowering, TensorType,
-    arena::{Arena, Line, Node, POISON, ValueId},
+    arena::{Arena, Node, POISON, ValueId},
+    error::Line,
 };
 use std::cell::RefCell;
 

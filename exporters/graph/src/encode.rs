@@ -1,31 +1,23 @@
 //! Encoding weights: read, prepared and stored piece by piece, so that a weight of any size passes through little
 //! memory.
 //!
-//! The tensors of a weight are read once. The bytes of its first initializer leave while it is read; those of the
-//! others, which are small beside it (the scales of blocks), are collected and follow.
+//! The tensors of a weight are read once. The bytes of its first initializer are written while it is read; those
+//! of the others, which are much smaller (the scales of blocks), are collected and written afterwards.
 
-use crate::{DType, Error, Initializer, Part, Prepare, Storage, Weight, blocks::Int8Blocks};
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use crate::{
+    Error, Initializer, Part, Prepare, Storage, Weight,
+    blocks::Int8Blocks,
+    encoder::{Encoder, Float},
+};
 
 /// Elements in a piece: 1 MiB of fp32.
 const PIECE: usize = 1 << 18;
 
-/// Turns a weight's prepared numbers, in row-major order, into the bytes of its initializers.
-pub(crate) trait Encoder {
-    /// Takes the next numbers and returns the next bytes of the first initializer.
-    fn push(&mut self, values: &[f32]) -> Result<Vec<u8>, String>;
-
-    /// Returns the bytes of the other initializers.
-    fn finish(&mut self) -> Vec<Vec<u8>> {
-        Vec::new()
-    }
-}
-
 impl Weight {
     /// Reads the weight's tensors and writes the bytes of its initializers.
     ///
-    /// `read` fills its slice with elements of a tensor, in row-major order, from the given index on; it is asked for
-    /// each element once, tensor after tensor, in ascending order. `write` takes the next bytes of an initializer; the
+    /// `read` fills its slice with elements of a tensor, in row-major order, from the given index on; it is called
+    /// for each element once, tensor after tensor, in ascending order. `write` takes the next bytes of an initializer; the
     /// initializers follow one another in the order of [`Weight::initializers`]. In memory at once are one piece of 1
     /// MiB, or all tensors of this weight where they are transposed, and the initializers after the first.
     ///
@@ -38,7 +30,7 @@ impl Weight {
     ) -> Result<(), E> {
         let Some((first, others)) = self.initializers.split_first() else { return Ok(()) };
         let mut encoder: Box<dyn Encoder> = match self.storage {
-            Storage::Float(dtype) => Box::new(Float { dtype, done: 0 }),
+            Storage::Float(dtype) => Box::new(Float::new(dtype)),
             Storage::Int8Blocks { size } => Box::new(Int8Blocks::new(size, self.prepared.last().copied().unwrap_or(1))),
         };
         self.prepared_pieces(&mut read, &mut |values| {
@@ -49,7 +41,7 @@ impl Weight {
         others.iter().zip(encoder.finish()).try_for_each(|(initializer, bytes)| write(initializer, bytes))
     }
 
-    /// Reads the tensors and hands on their prepared numbers, in row-major order.
+    /// Reads the tensors and pushes their prepared numbers, in row-major order.
     fn prepared_pieces<E: From<Error>>(
         &self,
         read: &mut impl FnMut(&Part, usize, &mut [f32]) -> Result<(), E>,
@@ -61,7 +53,9 @@ impl Weight {
                 let mut matrix = vec![0.0; rows * columns];
                 let mut rest = &mut matrix[..];
                 for part in &self.parts {
-                    let (values, below) = rest.split_at_mut(part.elements());
+                    let Some((values, below)) = rest.split_at_mut_checked(part.elements()) else {
+                        return Err(self.error("its tensors have more elements than it has").into());
+                    };
                     read(part, 0, values)?;
                     rest = below;
                 }
@@ -88,55 +82,6 @@ impl Weight {
             }
         }
         Ok(())
-    }
-}
-
-/// Stores numbers in a floating-point type.
-struct Float {
-    dtype: DType,
-    /// Numbers stored so far.
-    done: usize,
-}
-
-impl Encoder for Float {
-    fn push(&mut self, values: &[f32]) -> Result<Vec<u8>, String> {
-        let mut bytes = vec![0; values.len() * self.dtype.size()];
-        match self.dtype {
-            DType::F64 => fill(&mut bytes, values, |value| f64::from(*value).to_le_bytes()),
-            DType::F32 => fill(&mut bytes, values, |value| value.to_le_bytes()),
-            DType::F16 => {
-                let mut halves = vec![f16::ZERO; values.len()];
-                halves.convert_from_f32_slice(values);
-                self.check(values, &halves, |half| half.is_infinite())?;
-                fill(&mut bytes, &halves, |half| half.to_le_bytes());
-            }
-            DType::BF16 => {
-                let mut halves = vec![bf16::ZERO; values.len()];
-                halves.convert_from_f32_slice(values);
-                self.check(values, &halves, |half| half.is_infinite())?;
-                fill(&mut bytes, &halves, |half| half.to_le_bytes());
-            }
-            dtype => return Err(format!("expected a floating-point type to store it in, got {dtype}")),
-        }
-        self.done += values.len();
-        Ok(bytes)
-    }
-}
-
-impl Float {
-    fn check<T>(&self, values: &[f32], stored: &[T], infinite: impl Fn(&T) -> bool) -> Result<(), String> {
-        let overflow = values.iter().zip(stored).position(|(value, stored)| value.is_finite() && infinite(stored));
-        overflow.map_or(Ok(()), |at| {
-            let (index, dtype) = (self.done + at, self.dtype);
-            Err(format!("element {index} is {}, which is too large for {dtype}; store it in fp32 or bf16", values[at]))
-        })
-    }
-}
-
-/// Writes values as chunks of bytes.
-fn fill<T, const N: usize>(bytes: &mut [u8], values: &[T], chunk: impl Fn(&T) -> [u8; N]) {
-    for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
-        *bytes = chunk(value);
     }
 }
 
@@ -174,30 +119,5 @@ mod tests {
         }
         let expected: Vec<f32> = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * columns + c) as f32)).collect();
         assert_eq!(joined, expected);
-    }
-
-    #[test]
-    fn halves_are_rounded_to_nearest_even() {
-        let step = 2_f32.powi(-10);
-        for (value, expected) in [(1.0 + step / 2.0, 0x3c00), (1.0 + 1.5 * step, 0x3c02), (65519.0, 0x7bff)] {
-            let bytes = Float { dtype: DType::F16, done: 0 }.push(&[value]).unwrap();
-            assert_eq!(u16::from_le_bytes([bytes[0], bytes[1]]), expected, "{value}");
-        }
-        for (value, expected) in [(1.0 + 2_f32.powi(-8), 0x3f80), (1.0 + 3.0 * 2_f32.powi(-8), 0x3f82)] {
-            let bytes = Float { dtype: DType::BF16, done: 0 }.push(&[value]).unwrap();
-            assert_eq!(u16::from_le_bytes([bytes[0], bytes[1]]), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn a_finite_number_never_becomes_infinite() {
-        for (dtype, value) in [(DType::F16, 65520.0), (DType::F16, -1e9), (DType::BF16, f32::MAX)] {
-            let mut encoder = Float { dtype, done: 0 };
-            encoder.push(&[0.0; 3]).unwrap();
-            let problem = encoder.push(&[1.0, value]).unwrap_err();
-            assert!(problem.starts_with("element 4 is") && problem.contains(dtype.name()), "{problem}");
-        }
-        let infinity = Float { dtype: DType::F16, done: 0 }.push(&[f32::INFINITY]).unwrap();
-        assert_eq!(infinity, [0x00, 0x7c]);
     }
 }

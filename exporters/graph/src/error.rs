@@ -2,6 +2,9 @@
 
 use std::panic::Location;
 
+/// A line of the source code that uses the builder.
+pub(crate) type Line = &'static Location<'static>;
+
 /// The first error made while a graph was written, with the line of source that made it.
 ///
 /// It displays as ``node `layers/3/mixer/Add`: cannot broadcast [batch, time, 64] with [65] (emitted at nn.rs:41)``.
@@ -20,7 +23,7 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(what: impl Into<String>, problem: impl Into<String>, at: &Location<'_>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, problem: impl Into<String>, at: Line) -> Self {
         Self { what: what.into(), problem: problem.into(), file: at.file().to_owned(), line: at.line() }
     }
 }

@@ -49,7 +49,7 @@
 //! itself. [`Scope::scan`] is a recurrence along an axis, with its body as a closure.
 //!
 //! # Output
-//! A finished [`Model`] becomes the bytes of one ONNX file with [`Model::to_bytes`], or of a file whose weights lie
+//! A finished [`Model`] becomes the bytes of one ONNX file with [`Model::to_bytes`], or of a file whose weights are
 //! beside it with [`Model::to_bytes_external`] and [`Weight::encode`]. Its `Display` form has one line per node.
 
 #![forbid(unsafe_code)]
@@ -62,6 +62,7 @@ mod declare;
 mod dim;
 mod emit;
 mod encode;
+mod encoder;
 mod error;
 mod graph;
 mod literal;

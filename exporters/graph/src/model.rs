@@ -2,7 +2,8 @@
 
 use crate::{
     Error, TensorType, Weight,
-    arena::{Arena, BodyId, Line, MAIN, ValueId},
+    arena::{Arena, BodyId, MAIN, ValueId},
+    error::Line,
 };
 use std::collections::HashSet;
 

@@ -1,9 +1,10 @@
-//! The handle to a value, and what can be asked of it.
+//! The handle to a value, and what it says of its type.
 
 use crate::{
     Attribute, DType, Dim, TensorType,
-    arena::{Line, ValueId},
+    arena::ValueId,
     emit::{Draft, Emit},
+    error::Line,
     tensor_type::Shape,
 };
 use std::{fmt, panic::Location};

@@ -1,7 +1,7 @@
 //! Weights as they are declared: tensors of the checkpoint, what is done to them once at export, and how they are
 //! stored.
 
-use crate::{DType, Error, Initializer, Storage, arena::Line, storage::check_size};
+use crate::{DType, Error, Initializer, Storage, error::Line, storage::check_size};
 
 /// A weight of the graph: a tensor of the checkpoint, or several matrices of it joined, prepared and stored.
 ///
@@ -84,7 +84,7 @@ impl Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Prepare {
-    /// Nothing. Matrices that are joined lie below each other: `[outᵢ, in] -> [Σ outᵢ, in]`.
+    /// Nothing. Joined matrices are stacked by rows: `[outᵢ, in] -> [Σ outᵢ, in]`.
     AsIs,
     /// `[out, in] -> [in, out]`, so that `x Wᵀ` is a plain product.
     Transpose,
@@ -111,7 +111,7 @@ impl Prepare {
     }
 }
 
-/// The shape of matrices `[outᵢ, in]` that lie below each other.
+/// The shape of matrices `[outᵢ, in]` stacked by rows.
 fn joined_shape(parts: &[Part]) -> Result<Vec<usize>, String> {
     let mut joined: Option<[usize; 2]> = None;
     for part in parts {

@@ -44,7 +44,7 @@ impl Model {
     /// Returns the bytes of an ONNX file that contains all weights.
     ///
     /// `tensors` returns the elements of a tensor of the checkpoint, fp32 and in row-major order, or `None` if there is
-    /// no such tensor; it is asked once per tensor, in the order of declaration. Weights are prepared and stored as
+    /// no such tensor; it is called once per tensor, in the order of declaration. Weights are prepared and stored as
     /// declared. For a graph without weights, `|_| None::<Vec<f32>>` will do.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Model {
         Err(Error::new(format!("graph `{}`", self.name), problem, self.finished))
     }
 
-    /// Returns the bytes of an ONNX file whose weights lie in other files, at the places given for them: one per
+    /// Returns the bytes of an ONNX file whose weights are in other files, at the places given for them: one per
     /// initializer. [`Weight::encode`](crate::Weight::encode) makes the bytes that belong there.
     pub fn to_bytes_external(&self, mut place: impl FnMut(&Initializer) -> ExternalData) -> Vec<u8> {
         self.proto(|initializer| external(initializer, place(initializer))).encode_to_vec()

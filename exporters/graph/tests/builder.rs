@@ -182,3 +182,43 @@ fn a_shape_is_read_at_run_time_only_where_it_must_be() {
     assert!(text.contains("literal/[-1, 64]: int64[2] = -1, 64"), "{text}");
     assert!(text.contains("Concat: int64[3] = Concat(Shape, Shape_1, literal/[64]) axis=0"), "{text}");
 }
+
+/// Returns its operand twice, and a value that it was made with, if any.
+struct Returns<'v>(Option<Value<'v>>);
+
+impl Operator for Returns<'static> {
+    const NAME: &'static str = "Returns";
+    const DOMAIN: &'static str = "test.domain";
+    const VERSION: i64 = 1;
+    type Inputs<'g> = Value<'g>;
+    type Outputs<'g> = [Value<'g>; 2];
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        Vec::new()
+    }
+
+    fn body<'g>(&self, _: Scope<'g>, x: Value<'g>) -> [Value<'g>; 2] {
+        [x, self.0.map_or(x, |value| value)]
+    }
+}
+
+#[test]
+fn a_functions_results_are_its_own_nodes() {
+    let graph = graph();
+    let [a, b] = graph.root().call(Returns(None), tokens(&graph));
+    graph.output("a", a);
+    graph.output("b", b);
+    let function = onnx(&graph.finish().unwrap()).functions.remove(0);
+    let nodes: Vec<&str> = function.node.iter().map(|node| node.op_type.as_str()).collect();
+    assert_eq!(
+        (nodes, &function.output[..]),
+        (vec!["Identity"; 2], &["Identity".to_owned(), "Identity_1".to_owned()][..])
+    );
+
+    // A value that the body was not given belongs to another graph or body.
+    let other: &'static Graph = Box::leak(Box::new(Graph::new("other", 18, Lowering::Inline).unwrap()));
+    let graph = Graph::new("test", 18, Lowering::Function).unwrap();
+    let [a, b] = graph.root().call(Returns(Some(tokens(other))), tokens(&graph));
+    graph.output("y", a + b);
+    assert_eq!(graph.finish().unwrap_err().problem, "returns a value of another graph");
+}

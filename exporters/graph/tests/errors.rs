@@ -253,7 +253,7 @@ fn scans() {
     check(&cases);
 }
 
-/// `exp` of what it is given, plus a mistake.
+/// Computes `exp` of its operand, after whatever the case does.
 struct Wrong(fn(Scope<'_>, Value<'_>));
 
 impl Operator for Wrong {

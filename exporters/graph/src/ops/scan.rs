@@ -1,10 +1,7 @@
 //! Recurrences: ONNX's `Scan`, with its body as a closure.
 
 use crate::{
-    Attribute, Dim, Scope, TensorType, Value, ValueList,
-    arena::{BodyId, Line},
-    emit::Emit,
-    value::POISON,
+    Attribute, Dim, Scope, TensorType, Value, ValueList, arena::BodyId, emit::Emit, error::Line, value::POISON,
 };
 use std::panic::Location;
 
@@ -14,6 +11,22 @@ impl<'g> Scope<'g> {
     /// `inputs` are cut into slices along `axis`, which the slices lack; the outputs of all iterations are joined along
     /// it again. There must be at least one input, and states keep their number and their types. The body may read any
     /// value of the graphs around it. Returned are the last states and the joined outputs.
+    ///
+    /// ```
+    /// # use densessm_graph::{DType, Dim, Graph, Lowering, TensorType};
+    /// # let graph = Graph::new("example", 18, Lowering::Inline)?;
+    /// # let x = graph.input("x", TensorType::new(DType::F32, ["batch".into(), "time".into(), Dim::from(8_usize)]));
+    /// # let start = graph.input("start", TensorType::new(DType::F32, ["batch".into(), Dim::from(8_usize)]));
+    /// let decay = graph.root().weight("decay", [8]);
+    /// let (end, y) = graph.root().scan(1, start, x, |h, x| {
+    ///     let h = decay * h + x; // [batch, 8]
+    ///     (h, h.silu())
+    /// });
+    /// # graph.output("end", end);
+    /// # graph.output("y", y);
+    /// # assert_eq!(graph.finish()?.outputs().last().map(|(_, y)| y.to_string()).as_deref(), Some("fp32[batch, time, 8]"));
+    /// # Ok::<(), densessm_graph::Error>(())
+    /// ```
     #[track_caller]
     pub fn scan<S, I, O>(self, axis: usize, states: S, inputs: I, body: impl FnOnce(S, I) -> (S, O)) -> (S, O)
     where
