@@ -9,7 +9,6 @@ use densessm_proto::{
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
     states,
 };
-use prost::Message;
 use sha2::{Digest, Sha256};
 use std::{
     fs,
@@ -95,13 +94,13 @@ pub fn export(
         .map(|&kind| Ok((kind, densessm_models::graph(architecture, kind, graph_options)?)))
         .collect::<Result<_, Error>>()?;
     let plan = WeightLayout::new(models.iter().map(|(_, model)| model))?;
-    let parts = plan.entries.iter().flat_map(|(weight, _)| &weight.parts);
+    let parts = plan.weights().iter().flat_map(|weight| &weight.parts);
     checkpoint.account(parts.map(|part| (part.name.as_str(), part.shape.as_slice())))?;
 
     let folder = Folder::create(out, MANIFEST_FILE, options.force)?;
     let mut files = Vec::new();
     for (kind, model) in &models {
-        let bytes = model.to_onnx(|weight| plan.place(weight)).encode_to_vec();
+        let bytes = model.to_bytes_external(|initializer| plan.place(initializer));
         files.push(write_file(folder.path(), kind.file(), &bytes)?);
     }
     let sha256 = weights::write(checkpoint, &plan, &folder.path().join(WEIGHTS_FILE), progress)?;

@@ -1,6 +1,6 @@
 //! Custom operators: a name, typed attributes, and a body in standard operators that is its specification.
 
-use crate::{Attribute, DType, Scope, TensorType, Value, ValueList, arena::Function, graph::Emit, value::POISON};
+use crate::{Attribute, DType, Scope, TensorType, Value, ValueList, arena::Function, emit::Emit, value::POISON};
 use densessm_proto::Lowering;
 use std::panic::Location;
 
@@ -59,10 +59,7 @@ impl<'g> Scope<'g> {
         let overload = {
             let mut arena = self.graph().arena.borrow_mut();
             match known {
-                Some(function) => {
-                    arena.bodies.truncate(body);
-                    arena.functions[function].overload.clone()
-                }
+                Some(function) => arena.functions[function].overload.clone(),
                 None => {
                     let count =
                         arena.functions.iter().filter(|f| f.operator == O::NAME && f.domain == O::DOMAIN).count();
@@ -93,6 +90,7 @@ impl<'g> Scope<'g> {
     }
 
     /// Writes an operator's body as a body of its own, over formal inputs of the operands' types.
+    #[track_caller]
     fn function_body<O: Operator>(
         self,
         operator: &O,
@@ -119,9 +117,9 @@ impl<'g> Scope<'g> {
         let mut present = present.into_iter();
         let inputs = inputs.map(&mut |_| present.next().unwrap_or_else(|| Value::new(self.graph(), POISON)));
         let outputs = operator.body(self, inputs);
-        let ids: Vec<usize> = outputs.to_slots().into_iter().flatten().map(|value| value.id()).collect();
+        let results: Vec<Value<'g>> = outputs.to_slots().into_iter().flatten().collect();
+        self.close_body(&results, Location::caller());
         let mut arena = self.graph().arena.borrow_mut();
-        arena.bodies[body].outputs = ids.into_iter().filter(|&id| id != POISON).collect();
         arena.current = outer;
         arena.path = path;
         (body, outputs)

@@ -1,6 +1,6 @@
 //! `y_t = silu(bias + Σ_k w_k ∘ u_{t-K+1+k})`: a depthwise convolution that looks back K-1 tokens.
 
-use densessm_graph::{Attribute, DType, Operator, Scope, Value, concat, values};
+use densessm_graph::{Attribute, DType, Operator, Scope, Value, values};
 use densessm_proto::operators;
 
 /// Causal depthwise convolution with carried inputs, then silu (arXiv 2312.00752, section 3.4).
@@ -38,7 +38,7 @@ impl Operator for CausalConv {
     fn body<'g>(&self, p: Scope<'g>, inputs: ConvInputs<'g>) -> [Value<'g>; 2] {
         let ConvInputs { u, weight, state, bias, lengths } = inputs;
         let taps = weight.size(0) as i64;
-        let window = concat(1, &[state.transpose([0, 2, 1]), u]); // [B, K-1+T, D]
+        let window = state.transpose([0, 2, 1]).concat(1, &[u]); // [B, K-1+T, D]
 
         let y = if u.dim(1).known() == Some(1) {
             (window * weight).reduce_sum(1)

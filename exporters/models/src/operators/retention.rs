@@ -2,7 +2,7 @@
 
 use super::counted;
 use crate::nn::rms_norm;
-use densessm_graph::{Attribute, DType, Operator, Scope, Value, concat, values};
+use densessm_graph::{Attribute, DType, Operator, Scope, Value, values};
 use densessm_proto::{DenseRetNet, operators};
 
 /// Retention with rotation, decay, normaliser and carried state (arXiv 2307.08621, section 2; DenseRetNet's
@@ -72,7 +72,7 @@ pub(super) fn rotate<'g>(x: Value<'g>, heads: usize, cos: Value<'g>, sin: Value<
     let dk = x.size(-1) / heads;
     let [a, b] = x.unflatten([heads, dk / 2, 2]).split(-1); // [B, T, H, dk/2, 1] each
     let (cos, sin) = (cos.unsqueeze(2).unsqueeze(-1), sin.unsqueeze(2).unsqueeze(-1));
-    concat(-1, &[a * cos - b * sin, b * cos + a * sin]).flatten(2).transpose([0, 2, 1, 3])
+    (a * cos - b * sin).concat(-1, &[b * cos + a * sin]).flatten(2).transpose([0, 2, 1, 3])
 }
 
 impl Operator for Retention {
