@@ -1,6 +1,6 @@
 //! An opened checkpoint: its configuration and an index of its tensors.
 
-use crate::{Error, Tensor, config, safetensors_file, shards, torch};
+use crate::{Error, Tensor, config, families, safetensors_file, shards, torch};
 use densessm_proto::Architecture;
 use serde::de::DeserializeOwned;
 use std::{
@@ -138,11 +138,11 @@ fn open_files(dir: &Path, names: &[String], format: Format) -> Result<Weights, E
     Ok((files, tensors))
 }
 
-/// Names as the current code writes them: older Mamba files say `embedding` for `embeddings`.
+/// Names as the families' current code writes them.
 fn canonical(dir: &Path, tensors: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut renamed: BTreeMap<String, Tensor> = BTreeMap::new();
     for (name, tensor) in tensors {
-        let new = if name == "backbone.embedding.weight" { "backbone.embeddings.weight".to_owned() } else { name };
+        let new = families::current_name(&name).map_or(name, str::to_owned);
         if renamed.insert(new.clone(), Tensor { name: new.clone(), ..tensor }).is_some() {
             return Err(Error::file(dir, format!("{new}: there twice, under its old and its new name")));
         }

@@ -10,6 +10,7 @@ mod account;
 mod checkpoint;
 pub mod config;
 mod error;
+mod families;
 mod read;
 mod safetensors_file;
 mod shards;

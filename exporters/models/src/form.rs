@@ -64,7 +64,7 @@ impl<'g> GraphIo<'g> {
         for state in states {
             let sizes = state.shape.iter().map(|&size| Dim::from(size));
             let shape = std::iter::once(Dim::from(BATCH)).chain(sizes).collect();
-            let value = self.graph.input(&state.past, TensorType { dtype: DType::F32, shape });
+            let value = self.graph.input(&state.past, TensorType { dtype: state.dtype, shape });
             self.past.insert(state.past.clone(), value);
         }
     }

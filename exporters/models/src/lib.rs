@@ -8,6 +8,7 @@
 mod dense_mamba;
 mod dense_retnet;
 mod form;
+mod mamba;
 mod nn;
 pub mod operators;
 mod positions;
