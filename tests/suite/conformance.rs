@@ -12,7 +12,7 @@ fn every_model_agrees_with_its_golden_on_every_runtime_in_every_form() {
         let golden = Golden::open(&model);
         for row in rows() {
             for logits in [LogitsMode::Last, LogitsMode::All] {
-                let options = ExportOptions { lowering: row.lowering, logits, ..ExportOptions::default() };
+                let options = ExportOptions::default().with_lowering(row.lowering).with_logits(logits);
                 let exported = exported(&model, &options);
                 let what = format!("{}, {logits:?}, {}", model.display(), row.name());
                 check_model(&mut *row.load(&exported.bundle), &golden, row.tolerance, &what);

@@ -84,7 +84,7 @@ fn among(rows: impl Iterator<Item = &'static Row>, lengths: &[usize], check: imp
     let oracles = MODELS.map(|model| Oracle::new(model, lengths));
     for row in rows {
         for (model, oracle) in MODELS.into_iter().zip(&oracles) {
-            let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+            let options = ExportOptions::default().with_lowering(row.lowering);
             let exported = exported(&golden(model), &options);
             let what = Case { name: format!("{model}, {}", row.name()), tolerance: row.tolerance };
             check(&mut *row.load(&exported.bundle), oracle, &what);

@@ -156,7 +156,7 @@ impl Small {
         let reference = parity::reference(&checkpoint).unwrap();
         for lowering in LOWERINGS {
             let out = folder.path().join(lowering.to_string());
-            let options = ExportOptions { lowering, ..ExportOptions::default() };
+            let options = ExportOptions::default().with_lowering(lowering);
             export(&checkpoint, &out, &options, |_| ControlFlow::Continue(())).unwrap();
             let plan = parity::ParityOptions {
                 tokens: (0..21).map(|i| (i * 13 + 1) % reference.vocabulary() as i64).collect(),

@@ -139,7 +139,7 @@ mod tests {
             for row in &TABLE {
                 let Some(reason) = row.skipped() else { continue };
                 println!("skipped: {}: {reason}", row.name());
-                let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+                let options = ExportOptions::default().with_lowering(row.lowering);
                 let exported = exported(&golden(model), &options);
                 let error = match runtime::load(&exported.bundle, row.runtime, row.device) {
                     Ok(_) => panic!("{}: skipped, and loads", row.name()),
