@@ -85,9 +85,11 @@ def dense_retnet(config, w, ids):
         return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).view(heads, dk)
 
     states = [torch.zeros(heads, dk, dv, dtype=torch.float64) for _ in range(layers)]
+    s = torch.zeros(heads, dtype=torch.float64)  # the sum of the powers of gamma, also where gamma rounds to 1
     logits = []
     for t, token in enumerate(ids):
         x, handed = table[token], []
+        s = gamma * s + 1
         for l in range(layers):
             p = f"model.layers.{l}.self_attn"
             normed = rms_norm(x, (hidden,), w[f"model.layers.{l}.input_layernorm.weight"], eps)
@@ -107,7 +109,6 @@ def dense_retnet(config, w, ids):
             handed.append(own)
             q, k = rotate(q, t), rotate(k, t)
             states[l] = gamma[:, None, None] * states[l] + k[:, :, None] * v.view(heads, 1, dv)
-            s = (1 - gamma ** (t + 1)) / (1 - gamma)
             o = torch.einsum("hk,hkv->hv", q, states[l]) / s.sqrt()[:, None]
             o = rms_norm(o, (dv,), w[f"{p}.group_norm.weight"], eps).reshape(values)
             x = x + linear("to_out.0", o * g)

@@ -1,5 +1,5 @@
-//! Random small models over the whole space of configurations: the export of each agrees with the reference. A failure
-//! is shrunk to the smallest configuration that still fails.
+//! Small random models over the whole space of configurations: the export of each agrees with the reference. A failure is
+//! reduced to the smallest configuration that still fails.
 
 use crate::bundles::{LOWERINGS, RUNTIMES};
 use densessm::{Bundle, Checkpoint, Device, ExportOptions, export, parity};
@@ -175,7 +175,7 @@ impl Small {
 }
 
 fn all_agree(family: impl Strategy<Value = Small>) {
-    // The same models each time: what is found can be found again.
+    // The same models in every run, so that a failure can be reproduced.
     let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new_with_rng(
         config,
