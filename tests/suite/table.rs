@@ -50,11 +50,11 @@ pub(crate) struct Row {
     pub(crate) device: Device,
     pub(crate) lowering: Lowering,
     pub(crate) tolerance: &'static Tolerance,
-    place: RunPolicy,
+    policy: RunPolicy,
 }
 
-const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, place: RunPolicy) -> Row {
-    Row { runtime, device, lowering, tolerance: &FP32, place }
+const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, policy: RunPolicy) -> Row {
+    Row { runtime, device, lowering, tolerance: &FP32, policy }
 }
 
 const TABLE: [Row; 12] = {
@@ -87,7 +87,7 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
 impl Row {
     /// Why it is not run here.
     fn skipped(&self) -> Option<String> {
-        match self.place {
+        match self.policy {
             RunPolicy::Everywhere => None,
             RunPolicy::Nowhere(reason) => Some(reason.to_owned()),
             RunPolicy::OnTheDevice => match self.runtime.availability(self.device) {

@@ -1,7 +1,7 @@
 //! DenseMamba, and plain Mamba as its case without dense connections.
 
-use super::{Family, Probe, neighbours};
-use crate::{DType, GraphKind, StateTensor};
+use super::{Family, Probe, mamba, neighbours};
+use crate::{GraphKind, StateTensor};
 use serde::{Deserialize, Serialize};
 
 /// Dimensions of a DenseMamba (arXiv 2403.00818, section 3.3, based on arXiv 2312.00752).
@@ -57,45 +57,6 @@ impl DenseMamba {
     }
 }
 
-/// The states of a Mamba layer: `conv_state [D, K-1]` (absent for K = 1) and `recurrent_state [D, N]`.
-pub(super) fn states(layer: usize, channels: usize, taps: usize, states: usize) -> Vec<StateTensor> {
-    let conv = (taps > 1).then(|| StateTensor::new(layer, "conv_state", DType::F32, vec![channels, taps - 1]));
-    let recurrent = StateTensor::new(layer, "recurrent_state", DType::F32, vec![channels, states]);
-    conv.into_iter().chain([recurrent]).collect()
-}
-
-/// Operations of one token in a Mamba layer that reads the states of `neighbours` layers.
-///
-/// The convolution takes two for each tap. Each state takes Δa, exp, two products and a sum for its update and two
-/// operations for its read-out; each neighbour adds two more.
-pub(super) fn layer_flops(channels: usize, taps: usize, states: usize, neighbours: usize) -> usize {
-    2 * channels * taps + channels * states * (7 + 2 * neighbours)
-}
-
-/// The probes that every Mamba layer has.
-pub(super) fn layer_probes(layer: usize, taps: usize, kind: GraphKind) -> Vec<Probe> {
-    let (module, value) = (format!("backbone.layers.{layer}"), format!("backbone/layers/{layer}"));
-    let scan = match kind {
-        GraphKind::Parallel => "SelectiveScan",
-        GraphKind::Recurrent => "SelectiveStep",
-    };
-    // A convolution of one tap is not an operator of its own.
-    let conv = (taps > 1).then(|| Probe::new(format!("{module}.mixer.conv1d"), format!("{value}/mixer/CausalConv.0")));
-    let others = [
-        Probe::new(format!("{module}.norm"), format!("{value}/norm/Mul")),
-        Probe::new(format!("{module}.mixer.x_proj"), format!("{value}/mixer/x_proj/MatMul")),
-        Probe::new(format!("{module}.mixer.dt_proj"), format!("{value}/mixer/dt_proj/MatMul")),
-        Probe::new(format!("{module}.mixer.scan"), format!("{value}/mixer/{scan}.0")),
-        Probe::new(module, format!("{value}/Add")),
-    ];
-    others.into_iter().chain(conv).collect()
-}
-
-/// The probe of the embedding.
-pub(super) fn embedding_probe() -> Probe {
-    Probe::new("backbone.embeddings", "backbone/Gather")
-}
-
 impl Family for DenseMamba {
     fn name(&self) -> &'static str {
         if self.dense_block_layers == 0 { "Mamba" } else { "DenseMamba" }
@@ -126,7 +87,7 @@ impl Family for DenseMamba {
     }
 
     fn states(&self, layer: usize) -> Vec<StateTensor> {
-        states(layer, self.intermediate_size, self.conv_kernel, self.state_size)
+        mamba::states(layer, self.intermediate_size, self.conv_kernel, self.state_size)
     }
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
@@ -146,14 +107,14 @@ impl Family for DenseMamba {
 
     fn recurrence_flops(&self) -> usize {
         let layers = 0..self.num_hidden_layers;
-        let of_layer = |neighbours| layer_flops(self.intermediate_size, self.conv_kernel, self.state_size, neighbours);
-        layers.map(|layer| of_layer(self.neighbours(layer).count())).sum()
+        let (channels, taps, states) = (self.intermediate_size, self.conv_kernel, self.state_size);
+        layers.map(|layer| mamba::layer_flops(channels, taps, states, self.neighbours(layer).count())).sum()
     }
 
     fn probes(&self, kind: GraphKind) -> Vec<Probe> {
-        let mut probes = vec![embedding_probe()];
+        let mut probes = vec![mamba::embedding_probe()];
         for layer in 0..self.num_hidden_layers {
-            probes.extend(layer_probes(layer, self.conv_kernel, kind));
+            probes.extend(mamba::layer_probes(layer, self.conv_kernel, kind));
             let gates = [("channel_gate", self.channel_gate), ("state_gate", self.state_gate)];
             let reads = self.neighbours(layer).next().is_some();
             for (gate, _) in gates.into_iter().filter(|(_, width)| reads && width.is_some()) {

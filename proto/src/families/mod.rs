@@ -6,6 +6,7 @@
 
 mod dense_mamba;
 mod dense_retnet;
+mod mamba;
 
 pub use dense_mamba::{DenseMamba, Projection};
 pub use dense_retnet::DenseRetNet;
