@@ -1,6 +1,6 @@
 //! A model's family with its dimensions.
 
-use crate::families::{DenseMamba, DenseRetNet, Family};
+use crate::families::{DenseMamba, DenseRetNet, FalconMamba, Family};
 use serde::{Deserialize, Serialize};
 
 /// A model's family with its dimensions, as a manifest states them.
@@ -15,6 +15,8 @@ pub enum Architecture {
     /// Gated-attention-unit RetNet with dense key and value connections.
     #[serde(rename = "dense_retnet")]
     DenseRetNet(DenseRetNet),
+    /// Mamba with norms of the step sizes and of the input and output vectors.
+    FalconMamba(FalconMamba),
 }
 
 impl Architecture {
@@ -23,6 +25,7 @@ impl Architecture {
         match self {
             Self::DenseMamba(dimensions) => dimensions,
             Self::DenseRetNet(dimensions) => dimensions,
+            Self::FalconMamba(dimensions) => dimensions,
         }
     }
 

@@ -17,7 +17,7 @@ pub mod states;
 
 pub use architecture::Architecture;
 pub use dtype::DType;
-pub use families::{DenseMamba, DenseRetNet, Family, Probe, Projection};
+pub use families::{DenseMamba, DenseRetNet, FalconMamba, Family, Probe, Projection};
 pub use manifest::{
     Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
 };

@@ -13,13 +13,14 @@ use ndarray::Array2;
 const LENGTHS: [usize; 12] = [1, 2, 3, 4, 15, 17, 63, 64, 65, 128, 256, 300];
 /// Several chunks in every implementation.
 const LONG: [usize; 2] = [1024, 2048];
-const MODELS: [&str; 5] = [
+const MODELS: [&str; 6] = [
     "mamba-m0-transformers",
     "densemamba-m2-both-gates",
     "densemamba-m3-state-gate-linear-untied",
     "denseretnet-m2-hub-layout-4-heads",
     // Decays that round to 1.
     "denseretnet-m1-64-heads",
+    "falcon-mamba",
 ];
 
 /// The reference's logits of a prompt, and its states after the lengths asked for.

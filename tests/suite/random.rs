@@ -80,6 +80,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn falcon()(mamba in mamba(), exponent in 1_i32..7) -> Small {
+        let Small { mut config, mut tensors, seed } = mamba;
+        config["model_type"] = json!("falcon_mamba");
+        config["mixer_rms_eps"] = json!(10_f64.powi(-exponent));
+        tensors.retain(|(name, _)| !name.contains(".dense."));
+        Small { config, tensors, seed }
+    }
+}
+
+prop_compose! {
     fn retnet()(
         (hidden, layers, vocabulary, heads) in (1_usize..7, 1_usize..5, 2_usize..40, 1_usize..5),
         (pairs, factor, neighbours) in (1_usize..6, 1_usize..4, 0_usize..4),
@@ -187,6 +197,11 @@ fn all_agree(family: impl Strategy<Value = Small>) {
 #[test]
 fn random_mambas_agree_with_the_reference() {
     all_agree(mamba());
+}
+
+#[test]
+fn random_falcon_mambas_agree_with_the_reference() {
+    all_agree(falcon());
 }
 
 #[test]

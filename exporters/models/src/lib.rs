@@ -7,6 +7,7 @@
 
 mod dense_mamba;
 mod dense_retnet;
+mod falcon_mamba;
 mod form;
 mod mamba;
 mod nn;
@@ -94,6 +95,10 @@ pub fn graph(architecture: &Architecture, kind: GraphKind, options: GraphOptions
         Architecture::DenseMamba(m) => {
             call.past_states(&states);
             dense_mamba::model(graph.root(), m, &states, &call);
+        }
+        Architecture::FalconMamba(m) => {
+            call.past_states(&states);
+            falcon_mamba::model(graph.root(), m, &states, &call);
         }
         Architecture::DenseRetNet(m) => {
             let past_length = call.past_length();

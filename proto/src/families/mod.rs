@@ -6,10 +6,12 @@
 
 mod dense_mamba;
 mod dense_retnet;
+mod falcon_mamba;
 mod mamba;
 
 pub use dense_mamba::{DenseMamba, Projection};
 pub use dense_retnet::DenseRetNet;
+pub use falcon_mamba::FalconMamba;
 
 use crate::{GraphKind, StateTensor};
 

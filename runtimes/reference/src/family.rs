@@ -1,6 +1,6 @@
 //! The model families: which one a configuration describes, and where its equations are.
 
-use crate::{Error, Real, State, Tensors, dense_mamba, dense_retnet, mamba, trace::ChunkTrace};
+use crate::{Error, Real, State, Tensors, dense_mamba, dense_retnet, falcon_mamba, mamba, trace::ChunkTrace};
 use ndarray::Array2;
 use serde_json::Value;
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 pub(crate) enum Family {
     DenseMamba(dense_mamba::Config),
     DenseRetNet(dense_retnet::Config),
+    FalconMamba(falcon_mamba::Config),
 }
 
 /// What every family has.
@@ -31,8 +32,10 @@ impl Family {
         }
         match config["model_type"].as_str() {
             Some("mamba" | "dense_mamba") => dense_mamba::Config::new(config, weights).map(Self::DenseMamba),
+            Some("falcon_mamba") => falcon_mamba::Config::new(config, weights).map(Self::FalconMamba),
             _ => {
-                let problem = format!("expected mamba, dense_mamba or a DenseRetNet, got {}", config["model_type"]);
+                let expected = "mamba, dense_mamba, falcon_mamba or a DenseRetNet";
+                let problem = format!("expected {expected}, got {}", config["model_type"]);
                 Err(Error::new("config.json: model_type", problem))
             }
         }
@@ -42,6 +45,7 @@ impl Family {
     pub(crate) fn properties(&self) -> Properties {
         match self {
             Self::DenseMamba(model) => mamba_properties(&model.mamba),
+            Self::FalconMamba(model) => mamba_properties(&model.mamba),
             Self::DenseRetNet(model) => {
                 Properties { vocabulary: model.vocabulary, states: model.states(), chunk: dense_retnet::CHUNK }
             }
@@ -59,6 +63,7 @@ impl Family {
         match self {
             Self::DenseMamba(model) => model.chunk(w, tokens, state, seen),
             Self::DenseRetNet(model) => model.chunk(w, tokens, state, seen),
+            Self::FalconMamba(model) => model.chunk(w, tokens, state, seen),
         }
     }
 }

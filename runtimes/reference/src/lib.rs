@@ -11,6 +11,7 @@ mod config;
 mod dense_mamba;
 mod dense_retnet;
 mod error;
+mod falcon_mamba;
 mod family;
 mod mamba;
 mod model;

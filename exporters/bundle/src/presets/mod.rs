@@ -2,6 +2,7 @@
 
 mod dense_mamba;
 mod dense_retnet;
+mod falcon_mamba;
 mod mamba;
 
 use crate::random::Initial;
@@ -18,7 +19,7 @@ pub struct Preset {
     pub(crate) initial: fn(&str) -> Option<Initial>,
 }
 
-const FAMILIES: [&[Preset]; 2] = [&dense_mamba::PRESETS, &dense_retnet::PRESETS];
+const FAMILIES: [&[Preset]; 3] = [&dense_mamba::PRESETS, &dense_retnet::PRESETS, &falcon_mamba::PRESETS];
 
 impl Preset {
     /// Every preset.

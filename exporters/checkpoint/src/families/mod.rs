@@ -2,6 +2,7 @@
 
 mod dense_mamba;
 mod dense_retnet;
+mod falcon_mamba;
 mod mamba;
 
 use crate::{Error, config::Fields};
@@ -34,7 +35,7 @@ struct Family {
     renamed: &'static [(&'static str, &'static str)],
 }
 
-const FAMILIES: [Family; 2] = [dense_mamba::FAMILY, dense_retnet::FAMILY];
+const FAMILIES: [Family; 3] = [dense_mamba::FAMILY, falcon_mamba::FAMILY, dense_retnet::FAMILY];
 
 /// The architecture that a configuration describes.
 pub(crate) fn parse(fields: &Fields<'_>, shape: Shapes<'_, '_>) -> Result<Architecture, Error> {
@@ -59,6 +60,7 @@ pub(crate) fn ignorable(architecture: &Architecture, name: &str) -> bool {
     match architecture {
         Architecture::DenseMamba(m) => dense_mamba::ignorable(m, name),
         Architecture::DenseRetNet(m) => dense_retnet::ignorable(m, name),
+        Architecture::FalconMamba(_) => false,
     }
 }
 
