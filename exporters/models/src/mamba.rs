@@ -1,6 +1,6 @@
 //! What Mamba's relatives have in common (arXiv 2312.00752, section 3): the backbone, and the pieces of a mixer.
 //!
-//! A family's own file puts the pieces together to its layer, and adds what only that family has.
+//! A family's own file composes its layer of the pieces and adds what only that family has.
 
 use crate::{
     form::{Form, GraphIo, embed, head},
@@ -114,7 +114,7 @@ pub(crate) fn recurrence<'g>(
 
 /// `y_t = (ĥ_t c_t + D ∘ u_t) ∘ silu(z_t)`, `ĥ` being the layer's hidden states with those of its connections.
 ///
-/// Returns y `[B, T, D]` and the hidden states, which it also hands on to the next call.
+/// Returns y `[B, T, D]` and the hidden states, which it also emits for the next call.
 pub(crate) fn scan<'g>(
     p: Scope<'g>,
     own: Recurrence<'g>,
@@ -169,7 +169,7 @@ pub(crate) fn conv<'g>(
         (weight, m.use_conv_bias.then(|| p.weight("bias", [m.intermediate_size])))
     });
     let Some(state) = states.conv else {
-        let u = u * weight; // one tap looks back at nothing
+        let u = u * weight; // one tap reads the current token only
         return bias.map_or(u, |bias| u + bias).silu();
     };
     let lengths = match call.form {
