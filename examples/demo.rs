@@ -27,7 +27,7 @@ fn main() -> Result<()> {
 
 fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(model)?;
-    let options = ExportOptions { logits: LogitsMode::All, ..ExportOptions::default() };
+    let options = ExportOptions::default().with_logits(LogitsMode::All);
     let exported = export(&checkpoint, out, &options, |_| ControlFlow::Continue(()))?;
     println!("{name}: exported");
     for file in &exported.manifest.files {

@@ -245,7 +245,7 @@ pub(crate) struct Inspect {
 #[derive(Args)]
 pub(crate) struct Init {
     /// The model's family and size.
-    #[arg(long, value_parser = preset)]
+    #[arg(long)]
     pub(crate) preset: Preset,
     /// The checkpoint to make: a folder that does not exist yet.
     #[arg(long, value_name = "DIR")]
@@ -367,11 +367,4 @@ value_enum!(DeviceName => Device {
 /// A number from 1 up to one whose work can still be asked for without running out of memory at once.
 fn count(most: u64) -> clap::builder::RangedU64ValueParser<usize> {
     clap::builder::RangedU64ValueParser::new().range(1..=most)
-}
-
-fn preset(name: &str) -> Result<Preset, String> {
-    Preset::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {
-        let names = Preset::ALL.map(Preset::name).join(", ");
-        format!("expected one of {names}")
-    })
 }

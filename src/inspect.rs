@@ -1,7 +1,7 @@
 //! What a graph holds and what a token costs, read off the file itself.
 
 use densessm_proto::{
-    Architecture, GraphKind, Manifest,
+    GraphKind, Manifest,
     onnx::{
         GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto,
         type_proto,
@@ -107,7 +107,7 @@ pub fn token_cost(bundle: &Bundle) -> Result<TokenCost, Error> {
     Ok(TokenCost {
         projection_flops: report.projection_flops,
         head_flops: 2 * (manifest.architecture.hidden_size() * manifest.architecture.vocab_size()) as u64,
-        recurrence_flops: recurrence_flops(&manifest.architecture),
+        recurrence_flops: manifest.architecture.family().recurrence_flops() as u64,
         weight_bytes: all - unread_embedding_bytes(manifest),
         state_bytes: 2 * manifest.state_bytes_per_sequence,
     })
@@ -115,27 +115,9 @@ pub fn token_cost(bundle: &Bundle) -> Result<TokenCost, Error> {
 
 /// The rows of the embedding that a token does not touch: all but one, unless the output head reads them.
 fn unread_embedding_bytes(manifest: &Manifest) -> u64 {
-    let (tied, vocab, hidden) = match &manifest.architecture {
-        Architecture::DenseMamba(a) => (a.tie_word_embeddings, a.vocab_size, a.hidden_size),
-        Architecture::DenseRetNet(a) => (a.tie_word_embeddings, a.vocab_size, a.hidden_size),
-    };
-    if tied { 0 } else { ((vocab - 1) * hidden * size_of::<f32>()) as u64 }
-}
-
-fn recurrence_flops(architecture: &Architecture) -> u64 {
-    let flops = match architecture {
-        // Per state: Δa, exp, two products and a sum to update, two to read out; two more for each neighbour read.
-        Architecture::DenseMamba(a) => (0..a.num_hidden_layers)
-            .map(|layer| {
-                let states = a.intermediate_size * a.state_size;
-                let conv = 2 * a.intermediate_size * a.conv_kernel;
-                conv + states * (7 + 2 * a.neighbours(layer).count())
-            })
-            .sum(),
-        // Per state: decay, product and sum to update, two to read out.
-        Architecture::DenseRetNet(a) => a.num_hidden_layers * a.head_key_dim() * a.value_dim * 5,
-    };
-    flops as u64
+    let family = manifest.architecture.family();
+    let (vocab, hidden) = (family.vocab_size(), family.hidden_size());
+    if family.tie_word_embeddings() { 0 } else { ((vocab - 1) * hidden * size_of::<f32>()) as u64 }
 }
 
 fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {

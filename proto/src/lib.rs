@@ -6,16 +6,18 @@
 
 #![forbid(unsafe_code)]
 
-pub mod architecture;
+mod architecture;
 mod dtype;
+pub mod families;
 pub mod manifest;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod operators;
 pub mod states;
 
-pub use architecture::{Architecture, DenseMamba, DenseRetNet, Projection};
+pub use architecture::Architecture;
 pub use dtype::DType;
+pub use families::{DenseMamba, DenseRetNet, FalconMamba, Family, Probe, Projection};
 pub use manifest::{
     Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
 };

@@ -107,14 +107,13 @@ pub fn measure(
 
 /// A model's family and sizes.
 fn words(architecture: &Architecture) -> String {
-    let (family, dense) = match architecture {
-        Architecture::DenseMamba(a) if a.dense_block_layers == 0 => ("Mamba", 0),
-        Architecture::DenseMamba(a) => ("DenseMamba", a.dense_block_layers),
-        Architecture::DenseRetNet(a) => ("DenseRetNet", a.dense_block_layers),
+    let family = architecture.family();
+    let sizes = format!("{} layers of {}", family.num_hidden_layers(), family.hidden_size());
+    let dense = match family.dense_block_layers() {
+        0 => String::new(),
+        dense => format!(", m = {dense}"),
     };
-    let sizes = format!("{} layers of {}", architecture.num_hidden_layers(), architecture.hidden_size());
-    let dense = if dense == 0 { String::new() } else { format!(", m = {dense}") };
-    format!("{family}, {sizes}{dense}, {} tokens known", architecture.vocab_size())
+    format!("{}, {sizes}{dense}, {} tokens known", family.name(), family.vocab_size())
 }
 
 impl Bencher<'_> {

@@ -25,13 +25,12 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     let started = Instant::now();
     let stopped = interrupt::watch()?;
     let checkpoint = Checkpoint::open(&arguments.model)?;
-    let options = ExportOptions {
-        graphs: arguments.mode.graphs(),
-        lowering: arguments.lowering.into(),
-        logits: arguments.logits.into(),
-        opset: arguments.opset,
-        force: arguments.force,
-    };
+    let options = ExportOptions::default()
+        .with_graphs(arguments.mode.graphs())
+        .with_lowering(arguments.lowering.into())
+        .with_logits(arguments.logits.into())
+        .with_opset(arguments.opset)
+        .with_force(arguments.force);
     let bar = terminal::byte_bar("exporting");
     let exported = export(&checkpoint, &arguments.out, &options, |progress| {
         terminal::advance(&bar, progress.done, progress.total);

@@ -7,7 +7,7 @@
 use super::{Error, measure::Tally};
 use crate::{
     Bundle, Device, HostTensor, Values,
-    proto::{Architecture, GraphKind},
+    proto::{Architecture, GraphKind, states::LOGITS},
     runtime,
 };
 use densessm_reference::{Observer, Reference, State};
@@ -72,8 +72,7 @@ pub(super) fn bisect(
         if bundle.graph_path(kind).is_err() {
             continue;
         }
-        let layers = bundle.architecture().num_hidden_layers();
-        let probes = probes(bundle.architecture(), layers, kind);
+        let probes = probes(bundle.architecture(), kind);
         let names: Vec<String> = probes.values().cloned().collect();
         let mut probe = runtime::probe(bundle, choice, device, kind, &names)?;
         let found = match kind {
@@ -237,44 +236,7 @@ fn whole_layer(name: &str) -> Option<&str> {
 }
 
 /// Which of the graph's values is which of the reference's.
-fn probes(architecture: &Architecture, layers: usize, kind: GraphKind) -> BTreeMap<String, String> {
-    let parallel = kind == GraphKind::Parallel;
-    let mut probes = BTreeMap::from([("logits".to_owned(), "logits".to_owned())]);
-    let mut add = |reference: String, graph: String| drop(probes.insert(reference, graph));
-    match architecture {
-        Architecture::DenseMamba(_) => {
-            add("backbone.embeddings".to_owned(), "backbone/Gather".to_owned());
-            for l in 0..layers {
-                let (r, g) = (format!("backbone.layers.{l}"), format!("backbone/layers/{l}"));
-                let scan = if parallel { "SelectiveScan" } else { "SelectiveStep" };
-                add(format!("{r}.norm"), format!("{g}/norm/Mul"));
-                add(format!("{r}.mixer.conv1d"), format!("{g}/mixer/CausalConv.0"));
-                add(format!("{r}.mixer.x_proj"), format!("{g}/mixer/x_proj/MatMul"));
-                add(format!("{r}.mixer.dt_proj"), format!("{g}/mixer/dt_proj/MatMul"));
-                for gate in ["channel_gate", "state_gate"] {
-                    add(format!("{r}.mixer.dense.{gate}"), format!("{g}/mixer/dense/{gate}/fc2/MatMul"));
-                }
-                add(format!("{r}.mixer.scan"), format!("{g}/mixer/{scan}.0"));
-                add(r, format!("{g}/Add"));
-            }
-        }
-        Architecture::DenseRetNet(_) => {
-            add("model.embed_tokens".to_owned(), "model/Gather".to_owned());
-            for l in 0..layers {
-                let (r, g) = (format!("model.layers.{l}"), format!("model/layers/{l}"));
-                let retention = if parallel { "Retention" } else { "RetentionStep" };
-                add(format!("{r}.input_layernorm"), format!("{g}/input_layernorm/Mul"));
-                add(format!("{r}.self_attn.q_proj"), format!("{g}/self_attn/Split.0"));
-                for select in ["k_select", "v_select"] {
-                    add(format!("{r}.self_attn.{select}.fc2"), format!("{g}/self_attn/{select}/fc2/MatMul"));
-                }
-                add(format!("{r}.self_attn.k_norm"), format!("{g}/self_attn/DenseNorm"));
-                add(format!("{r}.self_attn.v_norm"), format!("{g}/self_attn/DenseNorm_1"));
-                add(format!("{r}.self_attn.retention"), format!("{g}/self_attn/{retention}.0"));
-                add(format!("{r}.self_attn.to_out.0"), format!("{g}/self_attn/to_out/0/MatMul"));
-                add(r, format!("{g}/Add"));
-            }
-        }
-    }
-    probes
+fn probes(architecture: &Architecture, kind: GraphKind) -> BTreeMap<String, String> {
+    let inside = architecture.family().probes(kind).into_iter().map(|probe| (probe.module, probe.value));
+    inside.chain([(LOGITS.to_owned(), LOGITS.to_owned())]).collect()
 }

@@ -38,7 +38,7 @@ fn reference(model: &str, tokens: &[i64], window: usize) -> f64 {
 fn agrees_with_the_reference(tokens: usize) {
     for name in ["densemamba-tiny", "denseretnet-tiny"] {
         for logits in [LogitsMode::Last, LogitsMode::All] {
-            let exported = exported(&trained(name), &ExportOptions { logits, ..ExportOptions::default() });
+            let exported = exported(&trained(name), &ExportOptions::default().with_logits(logits));
             let tokenizer = Tokenizer::open(exported.bundle.dir()).unwrap();
             let ids = tokenizer.encode(&fs::read_to_string(text()).unwrap(), TextPosition::Start).unwrap();
             let ids: Vec<i64> = ids.into_iter().map(i64::from).take(tokens).collect();

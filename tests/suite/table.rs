@@ -1,8 +1,9 @@
-//! The table: every runtime, device, lowering and precision, how far off its results may be, and why some are not run.
+//! The table of every runtime, device, lowering and precision: the tolerance of its results, and why some rows are not
+//! run.
 
 use densessm::{Availability, Bundle, Device, Model, proto::Lowering, runtime};
 
-/// How far off results may be.
+/// The tolerance of results.
 #[derive(Debug)]
 pub(crate) struct Tolerance {
     /// What the weights are stored as.
@@ -11,7 +12,7 @@ pub(crate) struct Tolerance {
     relative: f64,
 }
 
-/// Sums of a few hundred terms in another order, and the goldens' own rounding, leave some 1e-4 of logits around 5.
+/// Summing a few hundred terms in another order, and the goldens' own rounding, change logits around 5 by some 1e-4.
 pub(crate) const FP32: Tolerance = Tolerance { precision: "fp32", absolute: 2e-4, relative: 3e-4 };
 
 impl Tolerance {
@@ -24,21 +25,21 @@ impl Tolerance {
         let allowed = self.absolute + self.relative * largest;
         for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
             let error = (f64::from(got) - expected).abs();
-            // What is not a number passes no comparison.
+            // NaN fails every comparison.
             let passes = error <= allowed;
             assert!(passes, "{what}: expected {expected} within {allowed} at {i}, got {got}");
         }
     }
 }
 
-/// RunPolicy a row is run.
+/// Where a row is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum RunPolicy {
     /// On every machine.
     Everywhere,
-    /// RunPolicy the device answers.
+    /// Where the device is usable.
     OnTheDevice,
-    /// Nowhere, as the runtime says in these words.
+    /// Nowhere; the runtime's error contains this reason.
     Nowhere(&'static str),
 }
 
@@ -49,11 +50,11 @@ pub(crate) struct Row {
     pub(crate) device: Device,
     pub(crate) lowering: Lowering,
     pub(crate) tolerance: &'static Tolerance,
-    place: RunPolicy,
+    policy: RunPolicy,
 }
 
-const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, place: RunPolicy) -> Row {
-    Row { runtime, device, lowering, tolerance: &FP32, place }
+const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, policy: RunPolicy) -> Row {
+    Row { runtime, device, lowering, tolerance: &FP32, policy }
 }
 
 const TABLE: [Row; 12] = {
@@ -61,7 +62,7 @@ const TABLE: [Row; 12] = {
     use Lowering::{Function, Inline};
     use RunPolicy::{Everywhere, Nowhere, OnTheDevice};
     use runtime::Choice::{Ort, Tract};
-    const NO_CARD: RunPolicy = Nowhere("tract runs on the CPU");
+    const NO_GPU: RunPolicy = Nowhere("tract runs on the CPU");
     [
         row(Ort, Cpu, Function, Everywhere),
         row(Ort, Cpu, Inline, Everywhere),
@@ -71,10 +72,10 @@ const TABLE: [Row; 12] = {
         row(Ort, TensorRt, Inline, OnTheDevice),
         row(Tract, Cpu, Function, Everywhere),
         row(Tract, Cpu, Inline, Everywhere),
-        row(Tract, Cuda, Function, NO_CARD),
-        row(Tract, Cuda, Inline, NO_CARD),
-        row(Tract, TensorRt, Function, NO_CARD),
-        row(Tract, TensorRt, Inline, NO_CARD),
+        row(Tract, Cuda, Function, NO_GPU),
+        row(Tract, Cuda, Inline, NO_GPU),
+        row(Tract, TensorRt, Function, NO_GPU),
+        row(Tract, TensorRt, Inline, NO_GPU),
     ]
 };
 
@@ -86,7 +87,7 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
 impl Row {
     /// Why it is not run here.
     fn skipped(&self) -> Option<String> {
-        match self.place {
+        match self.policy {
             RunPolicy::Everywhere => None,
             RunPolicy::Nowhere(reason) => Some(reason.to_owned()),
             RunPolicy::OnTheDevice => match self.runtime.availability(self.device) {
@@ -96,13 +97,13 @@ impl Row {
         }
     }
 
-    /// What it is.
+    /// Its name in messages.
     pub(crate) fn name(&self) -> String {
         let Self { runtime, device, lowering, tolerance, .. } = self;
         format!("{} on {device}, {lowering}, {}", runtime.name(), tolerance.precision)
     }
 
-    /// Whether the operators run as kernels of this project, not as functions of standard operators.
+    /// Whether the operators run as this project's kernels rather than as functions of standard operators.
     pub(crate) fn has_kernels(&self) -> bool {
         self.device == Device::Cpu && self.lowering == Lowering::Function
     }
@@ -132,14 +133,14 @@ mod tests {
         }
     }
 
-    /// A row that is not run and could be is a mistake of the table.
+    /// A row that is skipped although it could be run is a mistake in the table.
     #[test]
     fn what_is_skipped_does_not_load_and_says_why() {
         for model in ["densemamba-m2-both-gates", "denseretnet-m0"] {
             for row in &TABLE {
                 let Some(reason) = row.skipped() else { continue };
                 println!("skipped: {}: {reason}", row.name());
-                let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+                let options = ExportOptions::default().with_lowering(row.lowering);
                 let exported = exported(&golden(model), &options);
                 let error = match runtime::load(&exported.bundle, row.runtime, row.device) {
                     Ok(_) => panic!("{}: skipped, and loads", row.name()),

@@ -13,6 +13,7 @@ pub mod config;
 mod convert;
 mod elements;
 mod error;
+mod families;
 mod file;
 mod json;
 mod safetensors_file;

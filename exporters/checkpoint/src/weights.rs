@@ -1,6 +1,8 @@
 //! Finds and opens the files of weights in a checkpoint's folder.
 
-use crate::{Error, Tensor, checksum::Checksum, file, file::WeightFile, safetensors_file, shards::Index, torch};
+use crate::{
+    Error, Tensor, checksum::Checksum, families, file, file::WeightFile, safetensors_file, shards::Index, torch,
+};
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
@@ -55,15 +57,16 @@ impl Weights {
         Ok(Self { tensors: index.resolve(shards)?, files })
     }
 
-    /// Renames tensors as the current code writes them: older Mamba files say `embedding` for `embeddings`.
+    /// Renames tensors as the families' current code writes them.
     fn canonical(mut self, dir: &Path) -> Result<Self, Error> {
-        let (old, new) = ("backbone.embedding.weight", "backbone.embeddings.weight");
-        if let Some(tensor) = self.tensors.remove(old) {
-            let tensor = Tensor { name: new.to_owned(), ..tensor };
-            if self.tensors.insert(new.to_owned(), tensor).is_some() {
-                return Err(Error::file(dir, format!("{new}: appears twice, under its old and its new name")));
+        let mut renamed = BTreeMap::new();
+        for (name, tensor) in self.tensors {
+            let name = families::current_name(&name).map_or(name, str::to_owned);
+            if renamed.insert(name.clone(), Tensor { name: name.clone(), ..tensor }).is_some() {
+                return Err(Error::file(dir, format!("{name}: appears twice, under its old and its new name")));
             }
         }
+        self.tensors = renamed;
         Ok(self)
     }
 }

@@ -70,7 +70,8 @@ pub struct Part {
 }
 
 impl Part {
-    pub(crate) fn new(name: String, shape: Vec<usize>) -> Self {
+    /// Makes one of its name and sizes.
+    pub fn new(name: String, shape: Vec<usize>) -> Self {
         Self { name, shape }
     }
 

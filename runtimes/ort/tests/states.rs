@@ -27,7 +27,7 @@ fn golden(name: &str) -> PathBuf {
 fn exported(model: &Path) -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    let options = ExportOptions { logits: LogitsMode::All, ..ExportOptions::default() };
+    let options = ExportOptions::default().with_logits(LogitsMode::All);
     export(&Checkpoint::open(model).unwrap(), &out, &options, |_| ControlFlow::Continue(())).unwrap();
     let bundle = Bundle::open(&out).unwrap();
     (folder, bundle)

@@ -146,7 +146,7 @@ fn exported_checkpoints_agree_with_pytorch_in_both_lowerings() {
         let checkpoint = Checkpoint::open(&folder).unwrap();
         for (lowering, logits) in [(Lowering::Function, LogitsMode::Last), (Lowering::Inline, LogitsMode::All)] {
             let dir = tempfile::tempdir().unwrap();
-            let options = ExportOptions { lowering, logits, ..ExportOptions::default() };
+            let options = ExportOptions::default().with_lowering(lowering).with_logits(logits);
             export(&checkpoint, &dir.path().join("bundle"), &options, |_| ControlFlow::Continue(())).unwrap();
             let bundle = Bundle::open(&dir.path().join("bundle")).unwrap();
             let what = format!("{}, {lowering}", folder.display());
