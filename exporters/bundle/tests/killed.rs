@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use densessm_bundle::{Error, ExportOptions, Preset, export, init};
+use densessm_bundle::{Error, ExportOptions, export, init};
 use densessm_checkpoint::Checkpoint;
 use std::{
     env, fs,
@@ -30,7 +30,7 @@ fn export_to(target: &Path, progress: impl FnMut() -> ControlFlow<()>) -> Result
 }
 
 fn init_to(target: &Path, progress: impl Fn() -> ControlFlow<()>) -> Result<(), Error> {
-    init(Preset::Mamba370m, target, 0, false, |_, _| progress()).map(drop)
+    init("mamba-tiny".parse().unwrap(), target, 0, false, |_, _| progress()).map(drop)
 }
 
 /// Says that it is writing, and waits for as long as its parent lives.
