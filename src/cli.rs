@@ -173,9 +173,10 @@ pub(crate) struct Parity {
     /// The runtimes to compare on.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Runtime::Auto])]
     pub(crate) runtimes: Vec<Runtime>,
-    /// The device; there is no fallback to another one.
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub(crate) device: DeviceName,
+    /// Device to run on: cpu, cuda[:N] or tensorrt[:N], where N is the index of the GPU. There is no fallback to
+    /// another device.
+    #[arg(long, default_value_t = Device::CPU)]
+    pub(crate) device: Device,
     /// Threads within one operator; the runtime's own choice if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
@@ -274,9 +275,10 @@ pub(crate) struct RuntimeArgs {
     /// The runtime; `auto` takes ONNX Runtime if one is found, else tract, and says which.
     #[arg(long, value_enum, default_value_t = Runtime::Auto)]
     pub(crate) runtime: Runtime,
-    /// The device; there is no fallback to another one.
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub(crate) device: DeviceName,
+    /// Device to run on: cpu, cuda[:N] or tensorrt[:N], where N is the index of the GPU. There is no fallback to
+    /// another device.
+    #[arg(long, default_value_t = Device::CPU)]
+    pub(crate) device: Device,
     /// Threads within one operator; the runtime's own choice if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
@@ -353,15 +355,6 @@ value_enum!(Runtime => runtime::Choice {
     Ort => runtime::Choice::Ort,
     /// tract, pure Rust.
     Tract => runtime::Choice::Tract,
-});
-
-value_enum!(DeviceName => Device {
-    /// The processor.
-    Cpu => Device::Cpu,
-    /// An NVIDIA card through CUDA.
-    Cuda => Device::Cuda,
-    /// An NVIDIA card through TensorRT.
-    Tensorrt => Device::TensorRt,
 });
 
 /// A number from 1 up to one whose work can still be asked for without running out of memory at once.

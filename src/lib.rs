@@ -9,7 +9,7 @@
 //!
 //! let bundle = Bundle::open("bundle".as_ref())?;
 //! let tokenizer = Tokenizer::open(bundle.dir())?;
-//! let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::Cpu)?;
+//! let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::CPU)?;
 //! for piece in generate(&mut *model, &tokenizer, Prompt::text("KING RICHARD:\n"), GenerateOptions::default())? {
 //!     print!("{}", piece?.text);
 //! }
@@ -33,6 +33,6 @@ pub use densessm_generate::{
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
-    Availability, Bundle, Device, HostTensor, LoadOptions, Logits, Model, Product, RuntimeInfo, Snapshot, States,
-    TokenBatch, Values,
+    Bundle, Device, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider, RuntimeInfo, Snapshot,
+    States, TokenBatch, Values,
 };

@@ -62,16 +62,16 @@ pub fn measure(
     }
     let bundle = model.bundle().clone();
     let info = model.info().clone();
-    let choice = runtime::Choice::of(&info);
+    let runtime = runtime::registry().choose(runtime::Choice::of(&info), info.device)?;
     let now = jiff::Timestamp::now();
     let mut bench = Bench {
         version: env!("CARGO_PKG_VERSION"),
         date: format!("{now:.0}"),
         machine: Machine::here(),
-        runtime: info.runtime,
-        runtime_version: info.version.clone(),
+        runtime: info.runtime.name(),
+        runtime_version: info.version.to_string(),
         device: info.device.to_string(),
-        threads: plan.threads.unwrap_or_else(|| runtime::threads(choice)),
+        threads: plan.threads.unwrap_or_else(|| runtime.default_threads()),
         bundle: bundle.dir().to_owned(),
         model: words(bundle.architecture()),
         token: inspect::token_cost(&bundle)?,

@@ -53,7 +53,7 @@ fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
         new_tokens: 4,
         drift: 0,
         runtimes: vec![runtime::Choice::Auto],
-        device: Device::Cpu,
+        device: Device::CPU,
         threads: None,
     };
     let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(()))?;

@@ -36,7 +36,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
 
 /// Loads graphs of a bundle where the command line says; says itself where that was left open.
 fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &RuntimeArgs) -> Result<Box<dyn Model>> {
-    let options = LoadOptions { graphs, device: on.device.into(), threads: on.threads };
+    let options = LoadOptions::for_bundle(bundle).with_graphs(graphs).with_device(on.device).with_threads(on.threads);
     let model = runtime::load_with(bundle, on.runtime.into(), &options)?;
     if runtime::Choice::from(on.runtime) == runtime::Choice::Auto {
         eprintln!("running on {}", model.info());

@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
         new_tokens: arguments.new_tokens,
         drift: arguments.drift,
         runtimes: arguments.runtimes.iter().map(|&runtime| runtime.into()).collect(),
-        device: arguments.device.into(),
+        device: arguments.device,
         threads: arguments.threads,
     };
     let bar = terminal::spinner();

@@ -5,7 +5,6 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    io::Write,
     path::Path,
 };
 
@@ -174,11 +173,7 @@ impl Snapshot {
             .chain([(FORMAT.to_owned(), FORMAT_VERSION.to_owned()), (FINGERPRINT.to_owned(), self.fingerprint.clone())])
             .collect();
         let serialized = safetensors::serialize(views, Some(metadata)).map_err(broken)?;
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        file.write_all(&serialized).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        crate::write_atomically(path, &serialized).map_err(io)
     }
 
     /// Reads a snapshot that was saved. Whether it fits a model, [`Snapshot::check`] tells.
