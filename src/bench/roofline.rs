@@ -42,6 +42,7 @@ pub struct Bound {
 /// The resource that limits a speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Limit {
     /// Reading weights and states.
     ReadBandwidth,

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tokens of the prompt with which a bundle is verified.
+/// Length of the prompt with which a bundle is verified, in tokens.
 const VERIFIED_TOKENS: i64 = 16;
 
 pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     if arguments.verify { verify(&checkpoint, &arguments.out) } else { Ok(()) }
 }
 
-/// A short form of `densessm parity`. Says on stderr how it went: stdout is the export's.
+/// A short form of `densessm parity`. Its result goes to stderr, as stdout contains that of the export.
 fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
     let bundle = Bundle::open(out)?;
     let reference = parity::reference(checkpoint)?;
@@ -59,11 +59,11 @@ fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
     let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(()))?;
     if checked.passed {
         let worst = checked.measures.iter().map(|measure| measure.max_error / measure.allowed).fold(0.0, f64::max);
-        eprintln!("verified: errors reach {:.1} % of what is let pass", 100.0 * worst);
+        eprintln!("verified: max error is {:.1} % of tolerance", 100.0 * worst);
         return Ok(());
     }
     eprint!("{}", checked.report()?.text(terminal::width()));
-    Err(CheckFailed("the bundle's comparison with the checkpoint").into())
+    Err(CheckFailed("comparison of the bundle with its checkpoint").into())
 }
 
 fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> Result<()> {
@@ -77,6 +77,6 @@ fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> 
     for file in &manifest.files {
         outln!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
     }
-    outln!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
+    outln!("  states per sequence      {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
     Ok(())
 }

@@ -14,7 +14,7 @@ use densessm::{
 use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
-    // Refused now and not after everything was compared.
+    // An unknown format is an error before the comparison, not after it.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     if checked.passed { Ok(()) } else { Err(CheckFailed("parity").into()) }
 }
 
-/// The text's tokens, or some that follow no pattern.
+/// Returns the tokens of the text, or pseudo-random ones.
 fn tokens(arguments: &cli::Parity, bundle: &Bundle) -> Result<Vec<i64>> {
     let count = arguments.prompt_tokens;
     if let Some(path) = &arguments.text {
