@@ -37,6 +37,8 @@ pub mod inspect;
 pub mod parity;
 pub mod report;
 pub mod runtime;
+#[cfg(test)]
+mod threads;
 
 pub use error::Error;
 

@@ -35,6 +35,16 @@ pub fn availability(choice: Choice, device: Device) -> Result<RuntimeInfo, Error
 ///
 /// # Errors
 /// When the runtime or the device cannot be used, or the runtime rejects the bundle.
+///
+/// # Examples
+/// ```no_run
+/// use densessm::{Bundle, Device, runtime};
+///
+/// let bundle = Bundle::open("bundle".as_ref())?;
+/// let model = runtime::load(&bundle, runtime::Choice::Auto, Device::CPU)?;
+/// println!("running on {}", model.info());
+/// # Ok::<(), densessm::Error>(())
+/// ```
 pub fn load(bundle: &Bundle, choice: Choice, device: Device) -> Result<Box<dyn Model>, Error> {
     load_with(bundle, choice, &LoadOptions::for_bundle(bundle).with_device(device))
 }
@@ -43,6 +53,16 @@ pub fn load(bundle: &Bundle, choice: Choice, device: Device) -> Result<Box<dyn M
 ///
 /// # Errors
 /// When the runtime or the device cannot be used, the options are invalid, or the runtime rejects the bundle.
+///
+/// # Examples
+/// ```no_run
+/// use densessm::{Bundle, Device, LoadOptions, proto::GraphKind, runtime};
+///
+/// let bundle = Bundle::open("bundle".as_ref())?;
+/// let options = LoadOptions::for_bundle(&bundle).with_graphs([GraphKind::Recurrent]).with_device(Device::cuda(1));
+/// let model = runtime::load_with(&bundle, runtime::Choice::Ort, &options)?;
+/// # Ok::<(), densessm::Error>(())
+/// ```
 pub fn load_with(bundle: &Bundle, choice: Choice, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
     registry().choose(choice, options.device)?.load(bundle, options)
 }

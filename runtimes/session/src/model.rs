@@ -6,8 +6,21 @@ use std::{any::Any, collections::BTreeMap};
 
 /// A bundle loaded on one runtime and device.
 ///
-/// Feeding tokens: [`Model::prefill`] takes any number of tokens per row, [`Model::step`] one; both move the states
-/// on in place and may be mixed freely. A call that fails leaves the states as they were.
+/// [`Model::prefill`] consumes any number of tokens per row and [`Model::step`] one; both update the states in place and
+/// may be mixed freely. A call that fails leaves the states as they were.
+///
+/// ```no_run
+/// use densessm_session::{Bundle, Error, LoadOptions, Runtime, TokenBatch};
+///
+/// fn next_scores(runtime: &dyn Runtime, bundle: &Bundle) -> Result<Vec<f32>, Error> {
+///     let mut model = runtime.load(bundle, &LoadOptions::for_bundle(bundle))?;
+///     let mut states = model.initial_states(1)?;
+///     let prompt = [17, 4, 61];
+///     model.prefill(&TokenBatch::new(&prompt, &[prompt.len()])?, &mut states)?;
+///     let logits = model.step(&[8], &mut states)?;
+///     Ok(logits.at(0, 0).to_vec())
+/// }
+/// ```
 pub trait Model: Send {
     /// The bundle this model was loaded from.
     fn bundle(&self) -> &Bundle;
