@@ -25,9 +25,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Measure the speed of a bundle and compare it with the limits of the machine.
     Bench(Bench),
-    /// Compare a bundle with the checkpoint that it was exported from, in every execution mode.
+    /// Compare a bundle with its checkpoint, in every execution mode.
     Parity(Parity),
-    /// Compute the perplexity of a text.
+    /// Evaluate a bundle on a text: perplexity and bits per byte.
     Eval(Eval),
     /// Show the contents of a bundle or an ONNX file and the cost of a token.
     Inspect(Inspect),
@@ -185,19 +185,19 @@ pub(crate) struct Parity {
     /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
-    /// Text file whose beginning is the prompt; pseudo-random tokens by default.
+    /// A text whose beginning is the prompt; pseudo-random tokens by default.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
-    /// Length of the prompt in tokens.
+    /// Number of tokens of the prompt.
     #[arg(long, value_name = "N", default_value_t = 65)]
     pub(crate) prompt_tokens: usize,
-    /// Number of tokens to decode greedily after the prompt.
+    /// Number of tokens to generate greedily after the prompt.
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) new_tokens: usize,
-    /// Number of steps of a long run that is compared with the reference; 0 skips it.
+    /// Number of steps of an additional long run; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) drift: usize,
-    /// File to save the report to; its extension selects the format: .json, .md or .html.
+    /// Save the report as .json, .md or .html, with the error of every layer: this loads every graph once more.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Print the result as JSON.
@@ -213,20 +213,20 @@ pub(crate) struct Eval {
     /// Text file.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
-    /// Length of a window in tokens. Each window starts from zero states, and its first token is not predicted.
+    /// Number of tokens of a window; each window starts from states of zeros.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) window: usize,
-    /// Distance between the starts of two windows, in tokens; the window's length by default. Where windows overlap, a
-    /// token counts once, in the first window that predicts it.
+    /// Number of tokens from the beginning of one window to that of the next, by default the window's length. Every
+    /// token is scored once, after the first window with at least window - stride tokens of context.
     #[arg(long, value_name = "N")]
     pub(crate) stride: Option<usize>,
-    /// Number of windows to run at once.
+    /// Number of windows in a batch.
     #[arg(long, value_name = "B", default_value_t = 8)]
     pub(crate) batch: usize,
-    /// Limit the input to N tokens of the text.
+    /// Limit the text to N tokens.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
-    /// Exit with code 1 if the perplexity is above this value.
+    /// Exit with code 1 if the perplexity is above this.
     #[arg(long, value_name = "PPL")]
     pub(crate) threshold: Option<f64>,
     #[command(flatten)]

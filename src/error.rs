@@ -70,8 +70,8 @@ mod tests {
     use std::{error::Error as _, io, path::PathBuf};
 
     /// The message and those of the sources, outermost first.
-    fn chain(error: &dyn std::error::Error) -> Vec<String> {
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+    fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+        std::iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect()
     }
 
     #[test]

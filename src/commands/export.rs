@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Length of the prompt with which a bundle is verified, in tokens.
+/// Tokens of the prompt with which a bundle is verified.
 const VERIFIED_TOKENS: i64 = 16;
 
 pub(crate) fn run(arguments: &cli::Export) -> Result<()> {

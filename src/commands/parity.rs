@@ -14,7 +14,7 @@ use densessm::{
 use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
-    // An unknown format is an error before the comparison, not after it.
+    // An unknown format is an error before anything is compared.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     if checked.passed { Ok(()) } else { Err(CheckFailed("parity").into()) }
 }
 
-/// Returns the tokens of the text, or pseudo-random ones.
+/// The beginning of the text, or pseudo-random tokens.
 fn tokens(arguments: &cli::Parity, bundle: &Bundle) -> Result<Vec<i64>> {
     let count = arguments.prompt_tokens;
     if let Some(path) = &arguments.text {
