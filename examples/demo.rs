@@ -35,7 +35,7 @@ fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
     }
 
     let bundle = Bundle::open(out)?;
-    let mut model = runtime::load(&bundle, runtime::Choice::Tract, Device::Cpu)?;
+    let mut model = runtime::load(&bundle, runtime::Choice::Tract, Device::CPU)?;
     println!("  loaded on {}", model.info());
 
     // Prefill of the whole prompt, then the same tokens one by one: the logits must agree.

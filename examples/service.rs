@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let path: PathBuf = std::env::args_os().nth(1).context("usage: service BUNDLE")?.into();
     let bundle = Bundle::open(&path)?;
     let tokenizer = Tokenizer::open(bundle.dir())?;
-    let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::Cpu)?;
+    let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::CPU)?;
     eprintln!("serving on {}", model.info());
 
     // With 0 tokens asked for, the prompt is read and nothing else.

@@ -14,7 +14,7 @@ use densessm::{
 use std::{fs, ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
-    // Refused now and not after everything was measured.
+    // An unknown format is an error before anything is measured.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
         report.save(path)?;
     }
     match arguments.threshold {
-        // What is not a number is not below either.
+        // A perplexity that is not a number does not pass.
         Some(threshold) if measured.perplexity > threshold || measured.perplexity.is_nan() => {
             Err(CheckFailed("perplexity").into())
         }

@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     if arguments.verify { verify(&checkpoint, &arguments.out) } else { Ok(()) }
 }
 
-/// A short form of `densessm parity`. Says on stderr how it went: stdout is the export's.
+/// A short form of `densessm parity`. Its result goes to stderr, as stdout contains that of the export.
 fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
     let bundle = Bundle::open(out)?;
     let reference = parity::reference(checkpoint)?;
@@ -52,17 +52,17 @@ fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
         new_tokens: 4,
         drift: 0,
         runtimes: vec![runtime::Choice::Auto],
-        device: Device::Cpu,
+        device: Device::CPU,
         threads: None,
     };
     let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(()))?;
     if checked.passed {
         let worst = checked.measures.iter().map(|measure| measure.max_error / measure.allowed).fold(0.0, f64::max);
-        eprintln!("verified: errors reach {:.1} % of what is let pass", 100.0 * worst);
+        eprintln!("verified: max error is {:.1} % of tolerance", 100.0 * worst);
         return Ok(());
     }
     eprint!("{}", checked.report()?.text(terminal::width()));
-    Err(CheckFailed("the bundle's comparison with the checkpoint").into())
+    Err(CheckFailed("comparison of the bundle with its checkpoint").into())
 }
 
 fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> Result<()> {
@@ -76,6 +76,6 @@ fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> 
     for file in &manifest.files {
         outln!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
     }
-    outln!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
+    outln!("  states per sequence      {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
     Ok(())
 }

@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
         (Some(text), None) => Prompt::text(text),
         (Some(text), Some(progress)) => Prompt::text(text).after(progress),
         (None, Some(progress)) => Prompt::resume(progress),
-        (None, None) => bail!("prompt: none given; pass --prompt or --prompt-file, or go on with --load-state"),
+        (None, None) => bail!("prompt: missing; pass --prompt or --prompt-file, or continue from --load-state"),
     };
 
     let mut generation = generate(&mut *model, &tokenizer, prompt, options)?;
@@ -58,7 +58,7 @@ fn prompt(arguments: &cli::Generate) -> Result<Option<String>> {
     }
 }
 
-/// Greedy unless something about sampling was said; then at temperature 1 unless that was said too.
+/// Returns greedy decoding unless a sampling option is given; the temperature is then 1 by default.
 fn sampling(arguments: &cli::Generate) -> Sampling {
     let cli::Generate { temperature, top_k, top_p, seed, .. } = arguments;
     if temperature.is_none() && top_k.is_none() && top_p.is_none() && seed.is_none() {
@@ -72,7 +72,7 @@ fn sampling(arguments: &cli::Generate) -> Sampling {
     }
 }
 
-/// Prints each piece as it comes.
+/// Prints each piece as it is generated.
 fn stream(generation: &mut Generation<'_>) -> Result<()> {
     let mut out = io::stdout().lock();
     for piece in generation {

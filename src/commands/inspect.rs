@@ -52,7 +52,7 @@ fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
 
 fn print_cost(cost: TokenCost) -> Result<()> {
     let flops = |count: u64| terminal::scaled(count as f64, "FLOP");
-    outln!("a token of one sequence, in the recurrent graph");
+    outln!("cost of one token of one sequence, in the recurrent graph");
     outln!("  projections            {}", flops(cost.projection_flops));
     outln!("  recurrence             {}", flops(cost.recurrence_flops));
     outln!("  weights read           {}", terminal::bytes(cost.weight_bytes));

@@ -14,7 +14,7 @@ use densessm::{
 use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
-    // Refused now and not after everything was compared.
+    // An unknown format is an error before anything is compared.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
         new_tokens: arguments.new_tokens,
         drift: arguments.drift,
         runtimes: arguments.runtimes.iter().map(|&runtime| runtime.into()).collect(),
-        device: arguments.device.into(),
+        device: arguments.device,
         threads: arguments.threads,
     };
     let bar = terminal::spinner();
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     if checked.passed { Ok(()) } else { Err(CheckFailed("parity").into()) }
 }
 
-/// The text's tokens, or some that follow no pattern.
+/// The beginning of the text, or pseudo-random tokens.
 fn tokens(arguments: &cli::Parity, bundle: &Bundle) -> Result<Vec<i64>> {
     let count = arguments.prompt_tokens;
     if let Some(path) = &arguments.text {

@@ -137,7 +137,7 @@ pub fn check(bundle: &Bundle, reference: &Reference, plan: &ParityOptions, watch
     let mut ran = Vec::new();
     for &choice in &plan.runtimes {
         go_on(watch, &format!("{}: loading", choice.name()))?;
-        let options = LoadOptions { device: plan.device, threads: plan.threads, ..LoadOptions::for_bundle(bundle) };
+        let options = LoadOptions::for_bundle(bundle).with_device(plan.device).with_threads(plan.threads);
         let mut model = runtime::load_with(bundle, choice, &options)?;
         let choice = runtime::Choice::of(model.info());
         let name = choice.name();

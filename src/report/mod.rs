@@ -8,6 +8,7 @@ mod chart;
 mod html;
 mod markdown;
 mod save;
+#[cfg_attr(not(feature = "charts"), path = "no_charts.rs")]
 mod svg;
 mod text;
 

@@ -1,10 +1,7 @@
 //! Writing a report to a file, in the form that the file's name asks for.
 
 use super::Report;
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// A form in which a report can be saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,15 +69,7 @@ impl Report {
             Format::Markdown => self.markdown(),
             Format::Html => self.html(),
         };
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut beside = tempfile::Builder::new();
-        // For whoever may read the folder, as a file that was simply created would be.
-        #[cfg(unix)]
-        beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let written = beside.prefix(".report").tempfile_in(folder).and_then(|mut file| {
-            file.write_all(content.as_bytes())?;
-            file.persist(path).map_err(|error| error.error)
-        });
-        written.map(drop).map_err(|error| Error::Io { path: path.to_owned(), error })
+        densessm_session::write_atomically(path, content.as_bytes())
+            .map_err(|error| Error::Io { path: path.to_owned(), error })
     }
 }

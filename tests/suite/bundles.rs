@@ -56,7 +56,7 @@ pub(crate) fn exported(model: &Path, options: &ExportOptions) -> Exported {
 
 /// Loads both graphs of a bundle on the CPU.
 pub(crate) fn load(bundle: &Bundle, choice: runtime::Choice) -> Box<dyn Model> {
-    runtime::load(bundle, choice, Device::Cpu).unwrap_or_else(|error| {
+    runtime::load(bundle, choice, Device::CPU).unwrap_or_else(|error| {
         panic!("{}: {error}\n(tests/run fetches ONNX Runtime; on its own, set ORT_DYLIB_PATH)", choice.name())
     })
 }

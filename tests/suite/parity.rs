@@ -66,7 +66,7 @@ fn export_verifies_what_it_wrote() {
         let out = folder.path().join(model);
         let output = export(&golden(model), &out).arg("--verify").output().unwrap();
         assert_eq!(output.status.code(), Some(0));
-        assert!(String::from_utf8(output.stderr).unwrap().contains("verified: errors reach"));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("verified: max error is"));
     }
 }
 

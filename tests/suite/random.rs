@@ -173,7 +173,7 @@ impl Small {
                 new_tokens: 3,
                 drift: 0,
                 runtimes: RUNTIMES.to_vec(),
-                device: Device::Cpu,
+                device: Device::CPU,
                 threads: Some(1),
             };
             let bundle = Bundle::open(&out).unwrap();

@@ -1,7 +1,7 @@
 //! The table of every runtime, device, lowering and precision: the tolerance of its results, and why some rows are not
 //! run.
 
-use densessm::{Availability, Bundle, Device, Model, proto::Lowering, runtime};
+use densessm::{Bundle, Device, Model, proto::Lowering, runtime};
 
 /// The tolerance of results.
 #[derive(Debug)]
@@ -58,24 +58,26 @@ const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, polic
 }
 
 const TABLE: [Row; 12] = {
-    use Device::{Cpu, Cuda, TensorRt};
     use Lowering::{Function, Inline};
     use RunPolicy::{Everywhere, Nowhere, OnTheDevice};
     use runtime::Choice::{Ort, Tract};
-    const NO_GPU: RunPolicy = Nowhere("tract runs on the CPU");
+    const CPU: Device = Device::CPU;
+    const CUDA: Device = Device::CUDA;
+    const TENSORRT: Device = Device::TENSORRT;
+    const CPU_ONLY: RunPolicy = Nowhere("runs on the processor only");
     [
-        row(Ort, Cpu, Function, Everywhere),
-        row(Ort, Cpu, Inline, Everywhere),
-        row(Ort, Cuda, Function, OnTheDevice),
-        row(Ort, Cuda, Inline, OnTheDevice),
-        row(Ort, TensorRt, Function, OnTheDevice),
-        row(Ort, TensorRt, Inline, OnTheDevice),
-        row(Tract, Cpu, Function, Everywhere),
-        row(Tract, Cpu, Inline, Everywhere),
-        row(Tract, Cuda, Function, NO_GPU),
-        row(Tract, Cuda, Inline, NO_GPU),
-        row(Tract, TensorRt, Function, NO_GPU),
-        row(Tract, TensorRt, Inline, NO_GPU),
+        row(Ort, CPU, Function, Everywhere),
+        row(Ort, CPU, Inline, Everywhere),
+        row(Ort, CUDA, Function, OnTheDevice),
+        row(Ort, CUDA, Inline, OnTheDevice),
+        row(Ort, TENSORRT, Function, OnTheDevice),
+        row(Ort, TENSORRT, Inline, OnTheDevice),
+        row(Tract, CPU, Function, Everywhere),
+        row(Tract, CPU, Inline, Everywhere),
+        row(Tract, CUDA, Function, CPU_ONLY),
+        row(Tract, CUDA, Inline, CPU_ONLY),
+        row(Tract, TENSORRT, Function, CPU_ONLY),
+        row(Tract, TENSORRT, Inline, CPU_ONLY),
     ]
 };
 
@@ -90,10 +92,9 @@ impl Row {
         match self.policy {
             RunPolicy::Everywhere => None,
             RunPolicy::Nowhere(reason) => Some(reason.to_owned()),
-            RunPolicy::OnTheDevice => match self.runtime.availability(self.device) {
-                Availability::Usable(_) => None,
-                Availability::Unusable(reason) => Some(reason),
-            },
+            RunPolicy::OnTheDevice => {
+                runtime::availability(self.runtime, self.device).err().map(|unusable| unusable.to_string())
+            }
         }
     }
 
@@ -105,7 +106,7 @@ impl Row {
 
     /// Whether the operators run as this project's kernels rather than as functions of standard operators.
     pub(crate) fn has_kernels(&self) -> bool {
-        self.device == Device::Cpu && self.lowering == Lowering::Function
+        self.device == Device::CPU && self.lowering == Lowering::Function
     }
 
     /// Loads both graphs of a bundle of the row's lowering.
@@ -124,7 +125,7 @@ mod tests {
     #[test]
     fn the_table_has_every_combination_once() {
         for runtime in runtime::ALL {
-            for device in [Device::Cpu, Device::Cuda, Device::TensorRt] {
+            for device in [Device::CPU, Device::CUDA, Device::TENSORRT] {
                 for lowering in LOWERINGS {
                     let is = |row: &&Row| (row.runtime, row.device, row.lowering) == (runtime, device, lowering);
                     assert_eq!(TABLE.iter().filter(is).count(), 1, "{} on {device}, {lowering}", runtime.name());

@@ -1,18 +1,19 @@
-//! Bundles on ONNX Runtime.
+//! ONNX Runtime as a runtime of bundles.
 //!
-//! The one design decision: a step binds nothing. A sequence's states lie in two sets of tensors; one binding reads the
-//! first and writes the second, another the other way round, and they take turns. So a token costs no copy and no
-//! lookup of names, and a call that fails has not touched the states it read.
+//! The one design decision: a step looks up no names and copies no states. A sequence's states are in two sets of
+//! tensors; one IO binding reads the first and writes the second, another the reverse, and steps alternate between
+//! them. A call that fails has therefore not changed the states that it read.
 
+mod device;
+mod error;
 mod library;
 mod model;
 mod probe;
 mod roofline;
+mod runtime;
 mod session;
 mod states;
 mod weights;
 
 pub use library::library;
-pub use probe::probe;
-pub use roofline::time_product;
-pub use session::{availability, load};
+pub use runtime::OrtRuntime;

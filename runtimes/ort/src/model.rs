@@ -1,7 +1,7 @@
 //! The calls of a bundle's two graphs.
 
 use crate::{
-    session::failed,
+    error::failed,
     states::{OrtStates, Step},
     weights::Weights,
 };
@@ -69,8 +69,7 @@ impl OrtModel {
     }
 
     fn not_loaded(&self, kind: GraphKind) -> Error {
-        let problem = "this graph was not loaded".to_owned();
-        self.bundle.graph_path(kind).err().unwrap_or(Error::Input { name: kind.to_string(), problem })
+        self.bundle.graph_path(kind).err().unwrap_or(Error::NotLoaded { graph: kind })
     }
 }
 
@@ -137,7 +136,7 @@ impl Step {
             self.past_length.extract_tensor_mut().1.copy_from_slice(past);
         }
         // Bound on the processor is read in place; bound on a card was copied there, once, when it was bound.
-        if device != Device::Cpu {
+        if !device.is_cpu() {
             let binding = &mut self.directions[from];
             binding.bind_input(INPUT_IDS, &self.tokens)?;
             if past.is_some() {

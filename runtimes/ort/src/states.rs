@@ -1,6 +1,6 @@
 //! States in ONNX Runtime's tensors: two sets, of which one is current.
 
-use crate::{session::failed, weights::Weights};
+use crate::{error::failed, weights::Weights};
 use densessm_proto::StateTensor;
 use densessm_session::{Error, HostTensor, StateStore, Values};
 use ort::{

@@ -5,11 +5,12 @@
 
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
+use densessm_ort::OrtRuntime;
 use densessm_proto::{
     GraphKind, LogitsMode,
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH},
 };
-use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Snapshot, States, TokenBatch, Values};
+use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Runtime, Snapshot, States, TokenBatch, Values};
 use std::{
     collections::BTreeMap,
     fs,
@@ -34,7 +35,8 @@ fn exported(model: &Path) -> (TempDir, Bundle) {
 }
 
 fn load(bundle: &Bundle) -> Box<dyn Model> {
-    densessm_ort::load(bundle, &LoadOptions::for_bundle(bundle))
+    OrtRuntime
+        .load(bundle, &LoadOptions::for_bundle(bundle))
         .unwrap_or_else(|error| panic!("{error}\n(tests/run fetches ONNX Runtime; on its own, set ORT_DYLIB_PATH)"))
 }
 
@@ -241,8 +243,8 @@ fn a_snapshot_restored_twice_goes_two_ways() {
 #[test]
 fn a_graph_that_was_not_loaded_is_named() {
     let (_folder, bundle) = exported(&golden(MODELS[0]));
-    let options = LoadOptions { graphs: vec![GraphKind::Recurrent], ..LoadOptions::for_bundle(&bundle) };
-    let mut model = densessm_ort::load(&bundle, &options).unwrap();
+    let options = LoadOptions::for_bundle(&bundle).with_graphs([GraphKind::Recurrent]);
+    let mut model = OrtRuntime.load(&bundle, &options).unwrap();
     let mut states = model.initial_states(1).unwrap();
     let error = model.prefill(&TokenBatch::new(&[1, 2], &[2]).unwrap(), &mut states).unwrap_err().to_string();
     assert!(error.contains("parallel") && error.contains("not loaded"), "{error}");
@@ -253,7 +255,7 @@ fn a_graph_that_was_not_loaded_is_named() {
 fn a_model_of_no_graph_or_no_thread_is_not_loaded() {
     let (_folder, bundle) = exported(&golden(MODELS[0]));
     let all = LoadOptions::for_bundle(&bundle);
-    let error = |options: LoadOptions| densessm_ort::load(&bundle, &options).err().unwrap().to_string();
-    assert_eq!(error(LoadOptions { graphs: Vec::new(), ..all.clone() }), "graphs: expected a graph to load, got none");
-    assert_eq!(error(LoadOptions { threads: Some(0), ..all }), "threads: expected at least 1, got 0");
+    let error = |options: LoadOptions| OrtRuntime.load(&bundle, &options).err().unwrap().to_string();
+    assert_eq!(error(all.clone().with_graphs([])), "graphs: expected a graph to load, got none");
+    assert_eq!(error(all.with_threads(0)), "threads: expected at least 1, got 0");
 }

@@ -1,13 +1,26 @@
 //! The trait every runtime implements, and what passes through it.
 
-use crate::{Bundle, Error, HostTensor, Snapshot};
+use crate::{Bundle, Error, HostTensor, RuntimeInfo, Snapshot};
 use densessm_proto::GraphKind;
-use std::{any::Any, collections::BTreeMap, fmt};
+use std::{any::Any, collections::BTreeMap};
 
 /// A bundle loaded on one runtime and device.
 ///
-/// Feeding tokens: [`Model::prefill`] takes any number of tokens per row, [`Model::step`] one; both move the states
-/// on in place and may be mixed freely. A call that fails leaves the states as they were.
+/// [`Model::prefill`] consumes any number of tokens per row and [`Model::step`] one; both update the states in place and
+/// may be mixed freely. A call that fails leaves the states as they were.
+///
+/// ```no_run
+/// use densessm_session::{Bundle, Error, LoadOptions, Runtime, TokenBatch};
+///
+/// fn next_scores(runtime: &dyn Runtime, bundle: &Bundle) -> Result<Vec<f32>, Error> {
+///     let mut model = runtime.load(bundle, &LoadOptions::for_bundle(bundle))?;
+///     let mut states = model.initial_states(1)?;
+///     let prompt = [17, 4, 61];
+///     model.prefill(&TokenBatch::new(&prompt, &[prompt.len()])?, &mut states)?;
+///     let logits = model.step(&[8], &mut states)?;
+///     Ok(logits.at(0, 0).to_vec())
+/// }
+/// ```
 pub trait Model: Send {
     /// The bundle this model was loaded from.
     fn bundle(&self) -> &Bundle;
@@ -52,73 +65,6 @@ pub trait Model: Send {
         graph: GraphKind,
         inputs: BTreeMap<String, HostTensor>,
     ) -> Result<BTreeMap<String, HostTensor>, Error>;
-}
-
-/// How to load a bundle.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// The graphs to load; the bundle must hold them.
-    pub graphs: Vec<GraphKind>,
-    /// Where to run.
-    pub device: Device,
-    /// Threads within one operator; the runtime's own choice if absent.
-    pub threads: Option<usize>,
-}
-
-impl LoadOptions {
-    /// Every graph of the bundle, on the CPU.
-    pub fn for_bundle(bundle: &Bundle) -> Self {
-        let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
-        Self { graphs, device: Device::Cpu, threads: None }
-    }
-}
-
-/// Where a model runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The processor.
-    Cpu,
-    /// An NVIDIA card, through CUDA.
-    Cuda,
-    /// An NVIDIA card, through TensorRT.
-    TensorRt,
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-        })
-    }
-}
-
-/// Which runtime runs a model, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeInfo {
-    /// `ort` or `tract`, as `--runtime` takes it.
-    pub runtime: &'static str,
-    /// Version of the runtime.
-    pub version: String,
-    /// Where it runs.
-    pub device: Device,
-}
-
-impl fmt::Display for RuntimeInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.runtime == "ort" { "ONNX Runtime" } else { self.runtime };
-        write!(f, "{name} {} on {}", self.version, self.device)
-    }
-}
-
-/// Whether a runtime can be used here on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// It can; the text says version and origin.
-    Usable(String),
-    /// It cannot; the text says why and what to do.
-    Unusable(String),
 }
 
 /// Right-padded rows of token ids.

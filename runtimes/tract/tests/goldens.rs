@@ -5,7 +5,7 @@
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
 use densessm_proto::{GraphKind, LogitsMode, Lowering};
-use densessm_session::{Bundle, HostTensor, LoadOptions, Model, States, TokenBatch, Values};
+use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Runtime, States, TokenBatch, Values};
 use safetensors::SafeTensors;
 use std::{
     collections::BTreeMap,
@@ -150,7 +150,8 @@ fn exported_checkpoints_agree_with_pytorch_in_both_lowerings() {
             export(&checkpoint, &dir.path().join("bundle"), &options, |_| ControlFlow::Continue(())).unwrap();
             let bundle = Bundle::open(&dir.path().join("bundle")).unwrap();
             let what = format!("{}, {lowering}", folder.display());
-            let mut model = densessm_tract::load(&bundle, &LoadOptions::for_bundle(&bundle))
+            let mut model = densessm_tract::TractRuntime
+                .load(&bundle, &LoadOptions::for_bundle(&bundle))
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
             in_every_way(model.as_mut(), &golden, &what);
         }

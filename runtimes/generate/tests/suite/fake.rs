@@ -7,8 +7,8 @@ use densessm_proto::{
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
 };
 use densessm_session::{
-    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, StateStore, States, TokenBatch, Values,
-    signature,
+    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeId, RuntimeInfo, Snapshot, StateStore, States, TokenBatch,
+    Values, Version, signature,
 };
 use std::{
     any::Any,
@@ -114,7 +114,7 @@ impl FakeModel {
         std::fs::write(folder.path().join(MANIFEST_FILE), serde_json::to_vec(&manifest).unwrap()).unwrap();
         Self {
             bundle: Bundle::open(folder.path()).unwrap(),
-            info: RuntimeInfo { runtime: "fake", version: "0".to_owned(), device: Device::Cpu },
+            info: RuntimeInfo::new(RuntimeId::Other("fake"), Version::new(0, 0, 0), Device::CPU),
             speech,
             calls: Vec::new(),
             fails_at: None,
@@ -202,6 +202,6 @@ impl Model for FakeModel {
     }
 
     fn run(&mut self, _: GraphKind, _: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error> {
-        Err(Error::Unusable { what: "fake".to_owned(), problem: "has no graphs".to_owned() })
+        Err(Error::Runtime { what: "fake".to_owned(), problem: "has no graphs".to_owned() })
     }
 }
