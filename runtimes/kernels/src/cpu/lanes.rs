@@ -1,6 +1,6 @@
 //! Elementary functions over slices: what the operators use inside, for tests and for whoever needs them.
 
-use crate::{
+use super::{
     Level,
     simd::{Functions, Simd, Work},
 };

@@ -10,15 +10,29 @@
 //! N is then one of vectors, and nothing is ever held over time. A neighbour's states are computed again from what
 //! its own scan was given, in the same pass.
 
-use crate::{
-    Error, Kernel, Level, Operand, Pool, Slot,
-    kernel::buffers,
-    operands::{Arity, Lengths, Operands},
+use super::{
+    CpuKernel, Level,
     parts::Parts,
-    readout::{Layout, Readout, Readouts},
+    readout::{Positions, Readout, Readouts},
     simd::{Functions, Simd, Work},
 };
+use crate::{
+    BoundCall, Error, Kernel, KernelRegistration, Operand, Pool, ResultBuffer, bound::Lengths, operand::f32_results,
+};
+use densessm_proto::{
+    DType,
+    operators::{self, GroupSchema, Schema},
+    position,
+};
 use std::ops::Range;
+
+const SCHEMA: &Schema = &operators::SELECTIVE_SCAN;
+const NEIGHBOURS: usize = position!(SCHEMA, group "neighbours");
+const NEIGHBOUR: &GroupSchema = &SCHEMA.groups[NEIGHBOURS];
+const READOUT: &Positions = &Positions::new(SCHEMA);
+
+pub(super) const KERNEL: CpuKernel =
+    KernelRegistration::new(SCHEMA, DType::F32, |_, level| Ok(Box::new(SelectiveScan { level: *level })));
 
 /// Channels of a block: some cache lines of every token, and states that fit the first cache.
 const BLOCK: usize = 64;
@@ -28,12 +42,11 @@ const LINE: usize = 16;
 const CHUNK: usize = 16;
 
 #[derive(Debug)]
-pub(crate) struct SelectiveScan {
-    pub(crate) neighbours: usize,
-    pub(crate) level: Level,
+struct SelectiveScan {
+    level: Level,
 }
 
-/// What a layer's hidden states follow from.
+/// The operands that a layer's hidden states follow from.
 #[derive(Clone, Copy)]
 struct Recurrence<'a> {
     u: &'a [f32],
@@ -44,8 +57,8 @@ struct Recurrence<'a> {
     state: &'a [f32],
 }
 
-/// A call, its shapes checked.
-struct Call<'a, 'c> {
+/// The operands and sizes of a call.
+struct ScanCall<'a, 'c> {
     batch: usize,
     time: usize,
     channels: usize,
@@ -59,65 +72,49 @@ struct Call<'a, 'c> {
     readout: Readout<'a, 'c>,
 }
 
-impl SelectiveScan {
-    pub(crate) const OPERANDS: &'static [Slot] = &[
-        Slot::required("u"),
-        Slot::required("delta"),
-        Slot::required("delta_bias"),
-        Slot::required("a"),
-        Slot::required("b"),
-        Slot::required("state"),
-        Slot::required("c"),
-        Slot::required("skip"),
-        Slot::required("z"),
-        Slot::lengths(Arity::Required),
-        Slot::optional("channel_gate"),
-        Slot::optional("state_gate"),
-        Slot::repeated("neighbour operand"),
-    ];
-
-    fn sizes(operands: &Operands<'_, '_>) -> Result<[usize; 4], Error> {
-        let [batch, time, channels] = operands.sizes(0)?;
-        let [_, states] = operands.sizes(3)?;
-        if states == 0 {
-            return Err(Error::new("a", "expected at least one state, got none"));
-        }
-        Ok([batch, time, channels, states])
-    }
-
-    fn check<'a, 'c>(&self, operands: Operands<'a, 'c>) -> Result<Call<'a, 'c>, Error> {
-        let [batch, time, channels, states] = Self::sizes(&operands)?;
-        let recurrence = |first: usize| {
-            Ok::<_, Error>(Recurrence {
-                u: operands.floats(first, [batch, time, channels])?,
-                delta: operands.floats(first + 1, [batch, time, channels])?,
-                bias: operands.floats(first + 2, [channels])?,
-                a: operands.floats(first + 3, [channels, states])?,
-                b: operands.floats(first + 4, [batch, time, states])?,
-                state: operands.floats(first + 5, [batch, channels, states])?,
-            })
+impl<'a, 'c> ScanCall<'a, 'c> {
+    fn new(call: &'c BoundCall<'c, Operand<'a>>) -> Result<Self, Error> {
+        let neighbour = |i: usize| Recurrence {
+            u: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "u")),
+            delta: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "delta")),
+            bias: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "delta_bias")),
+            a: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "a")),
+            b: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "b")),
+            state: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "state")),
         };
-        let layout = Layout::new(&operands, 12, 6, self.neighbours)?;
-        Ok(Call {
-            batch,
+        let time = call.size(position!(SCHEMA, dimension "time"));
+        Ok(Self {
+            batch: call.size(position!(SCHEMA, dimension "batch")),
             time,
-            channels,
-            states,
-            own: recurrence(0)?,
-            skip: operands.floats(7, [channels])?,
-            z: operands.floats(8, [batch, time, channels])?,
-            lengths: operands.lengths(9, batch, time)?,
-            channel_gate: operands.maybe(10, [batch, time, channels])?,
-            neighbours: (0..self.neighbours).map(|i| recurrence(layout.of(i))).collect::<Result<_, _>>()?,
-            readout: Readout::check(operands, [batch, time, states], [6, 11], layout, self.neighbours)?,
+            channels: call.size(position!(SCHEMA, dimension "channels")),
+            states: call.size(position!(SCHEMA, dimension "states")),
+            own: Recurrence {
+                u: call.f32(position!(SCHEMA, operand "own_u"))?,
+                delta: call.f32(position!(SCHEMA, operand "own_delta"))?,
+                bias: call.f32(position!(SCHEMA, operand "own_delta_bias"))?,
+                a: call.f32(position!(SCHEMA, operand "own_a"))?,
+                b: call.f32(position!(SCHEMA, operand "own_b"))?,
+                state: call.f32(position!(SCHEMA, operand "own_state"))?,
+            },
+            skip: call.f32(position!(SCHEMA, operand "skip"))?,
+            z: call.f32(position!(SCHEMA, operand "z"))?,
+            lengths: call.lengths(position!(SCHEMA, operand "lengths"), time)?,
+            channel_gate: call.optional_f32(position!(SCHEMA, operand "channel_gate")),
+            neighbours: (0..call.repetitions(NEIGHBOURS)).map(neighbour).collect(),
+            readout: Readout::new(call, READOUT)?,
         })
     }
 }
 
 impl Kernel for SelectiveScan {
-    fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
-        let call = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [y, present] = buffers(results, [call.z.len(), call.own.state.len()])?;
+    fn compute(
+        &self,
+        call: &BoundCall<'_, Operand<'_>>,
+        results: &mut [ResultBuffer<'_>],
+        pool: &dyn Pool,
+    ) -> Result<(), Error> {
+        let call = ScanCall::new(call)?;
+        let [y, present] = f32_results(results)?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let blocks = call.channels.div_ceil(BLOCK);
         call.readout.computed(self.level, |readouts| {
@@ -131,7 +128,7 @@ impl Kernel for SelectiveScan {
 
 /// A block of channels of one row, over all tokens.
 struct Block<'a> {
-    call: &'a Call<'a, 'a>,
+    call: &'a ScanCall<'a, 'a>,
     readouts: Readouts<'a>,
     row: usize,
     first: usize,
@@ -271,7 +268,7 @@ impl Work for Block<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { call, row, first, .. } = self;
-        let Call { time, channels, states, .. } = *call;
+        let ScanCall { time, channels, states, .. } = *call;
         let place = Place { row, first, width: BLOCK.min(channels - first), time, channels, states };
         let length = call.lengths.of(row);
         let mut own = place.start(simd, call.own);

@@ -3,7 +3,7 @@
 //! Both factors are packed as the tile that is held in registers takes them: B in panels of columns, A in blocks of
 //! rows, in each of which the numbers of one step of the sum lie together.
 
-use crate::{
+use super::{
     parts::Parts,
     simd::{Functions, Simd},
 };
