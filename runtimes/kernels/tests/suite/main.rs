@@ -8,4 +8,5 @@ mod functions;
 mod norm;
 mod retention;
 mod scan;
+mod schemas;
 mod threads;
