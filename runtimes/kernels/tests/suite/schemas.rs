@@ -78,8 +78,9 @@ impl Choice {
 impl Attributes for Choice {
     fn integer(&self, name: &str) -> Option<i64> {
         self.schema.attribute(name)?;
-        let repeats = self.schema.groups.iter().any(|group| group.repeat == Repeat::Attribute(group.name));
-        Some(if repeats && name == "neighbours" { self.repetitions } else { self.sizes[name] } as i64)
+        let repeats = |repeat| matches!(repeat, Repeat::Attribute(attribute) if attribute == name);
+        let repeats = self.schema.groups.iter().any(|group| repeats(group.repeat));
+        Some(if repeats { self.repetitions } else { self.sizes[name] } as i64)
     }
 
     fn float(&self, name: &str) -> Option<f32> {
