@@ -4,12 +4,26 @@
 
 mod calls;
 
-use calls::{Variation, axis_size, graph, operand_type, operands, symbolic};
+use calls::{HEADS, Variation, axis_size, graph, operand_type, operands};
 use densessm_graph::{DType, Dim, Model, TensorType};
 use densessm_proto::{
     Lowering,
     operators::{Arity, AttributeSchema, AxisSize, OperandSchema, OperandType, ResultSchema, SCHEMAS, Schema},
 };
+
+/// Sizes that are all different, batch and time symbolic.
+fn symbolic(dimension: &str) -> Dim {
+    match dimension {
+        "batch" => "batch".into(),
+        "time" => "time".into(),
+        "heads" => HEADS.into(),
+        "pairs" => 5_usize.into(),
+        "head_value" | "taps" => 3_usize.into(),
+        "channels" | "width" => 11_usize.into(),
+        "states" => 7_usize.into(),
+        other => panic!("no size for {other}"),
+    }
+}
 
 fn variations(schema: &Schema) -> Vec<Variation> {
     let neighbours = if schema.groups.is_empty() { 0..1 } else { usize::from(schema.name == "DenseNorm")..4 };

@@ -11,7 +11,7 @@ use densessm_proto::{
 };
 
 pub(crate) const HEADS: usize = 2;
-pub(crate) const EPSILON: f32 = 1e-5;
+const EPSILON: f32 = 1e-5;
 
 /// What a call has besides what the schema requires.
 #[derive(Clone, Copy, Debug)]
@@ -26,20 +26,7 @@ pub(crate) struct Variation {
 /// The sizes of dimensions by name.
 pub(crate) type Sizes<'s> = &'s dyn Fn(&str) -> Dim;
 
-/// Sizes that are all different, batch and time symbolic.
-pub(crate) fn symbolic(dimension: &str) -> Dim {
-    match dimension {
-        "batch" => "batch".into(),
-        "time" => "time".into(),
-        "heads" => HEADS.into(),
-        "pairs" => 5_usize.into(),
-        "head_value" | "taps" => 3_usize.into(),
-        "channels" | "width" => 11_usize.into(),
-        "states" => 7_usize.into(),
-        other => panic!("no size for {other}"),
-    }
-}
-
+/// The size of an axis.
 pub(crate) fn axis_size(axis: &AxisSize, sizes: Sizes<'_>) -> Dim {
     let product = axis.dimensions.iter().fold(Dim::from(axis.factor), |product, name| product * sizes(name));
     product + axis.offset as i64
