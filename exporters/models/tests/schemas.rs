@@ -105,7 +105,7 @@ fn an_operand_of_another_type_or_shape_is_named() {
                 let edit = |edited: &str, tensor| if edited == name { edit(tensor) } else { tensor };
                 let error = call_with(schema, schema, variation, &edit).unwrap_err();
                 let starts = |name: &str| error.starts_with(&format!("call of `{}`: operand `{name}`: ", schema.name));
-                // An operand that sets a dimension may be believed, and the next one that has it be named.
+                // Where the operand determines a dimension, another operand that has the dimension is named.
                 let others = what == "size" && operands(schema, variation).iter().any(|(other, _)| starts(other));
                 assert!(starts(&name) || others, "{}, {what} of {name}: {error}", schema.name);
                 assert!(error.contains("mod.rs:"), "{error}");

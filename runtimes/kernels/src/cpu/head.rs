@@ -1,10 +1,10 @@
-//! What retention over a sequence and one token of it share: their operands, and the norm of a head's output.
+//! The operands that retention over a sequence and one token of it share, and the norm of a head's output.
 
 use super::simd::{Functions, Simd, Work};
 use crate::{BoundCall, Error, Operand};
 use densessm_proto::operators::{Schema, require};
 
-/// The positions of what both operators have, for a constant.
+/// The positions of the operands, dimensions and attribute that both operators have, for a constant.
 pub(super) struct Positions {
     batch: usize,
     heads: usize,

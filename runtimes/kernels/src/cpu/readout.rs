@@ -1,4 +1,4 @@
-//! The vectors that neighbours' states are read with: `r^i = P_iᵀ (silu(s) ∘ c)`.
+//! The vectors that read out the neighbours' states: `r^i = P_iᵀ (silu(s) ∘ c)`.
 //!
 //! They have N numbers per token and are computed once, before the channels are divided among tasks.
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{BoundCall, Error, Operand};
 use densessm_proto::operators::{Schema, require};
 
-/// Where a schema has what the vectors follow from, for a constant.
+/// The positions of the operands that the vectors follow from, for a constant.
 pub(super) struct Positions {
     states: usize,
     c: usize,
@@ -34,7 +34,7 @@ impl Positions {
     }
 }
 
-/// What the vectors follow from.
+/// The operands that the vectors follow from.
 #[derive(Clone, Copy)]
 pub(super) struct Readout<'a, 'c> {
     /// Output vectors of the layer `[B, T, N]`.
@@ -67,22 +67,22 @@ impl<'a, 'c> Readout<'a, 'c> {
         self.call.member_f32(self.positions.projections, i, self.positions.projection)
     }
 
-    /// Computes the vectors and lends them to `use_them`.
+    /// Computes the vectors and lends them to `compute`.
     pub(super) fn computed<R>(
         &self,
         level: Level,
-        use_them: impl FnOnce(Readouts<'_>) -> Result<R, Error>,
+        compute: impl FnOnce(Readouts<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let (states, all) = (self.states, self.c.len());
         if self.neighbours == 0 || (self.gate.is_none() && !self.projected) {
-            return use_them(Readouts { values: self.c, each: 0, states });
+            return compute(Readouts { values: self.c, each: 0, states });
         }
         let projected = if self.projected { self.neighbours } else { 0 };
         scratch((1 + projected) * all, |memory| {
             let (gated, rest) = memory.split_at_mut(all);
             level.run(Gated { gate: self.gate, c: self.c, gated });
             if !self.projected {
-                return use_them(Readouts { values: gated, each: 0, states });
+                return compute(Readouts { values: gated, each: 0, states });
             }
             for (i, readouts) in rest.chunks_mut(all.max(1)).enumerate() {
                 let weight = self.projection(i);
@@ -93,7 +93,7 @@ impl<'a, 'c> Readout<'a, 'c> {
                     }
                 }
             }
-            use_them(Readouts { values: rest, each: all, states })
+            compute(Readouts { values: rest, each: all, states })
         })
     }
 }

@@ -1,7 +1,7 @@
-//! One token of the selective scan: the neighbours' states have just been computed and are read as they are.
+//! One token of the selective scan, which reads the neighbours' states as operands.
 //!
-//! A vector holds states of one channel, as they lie in memory: each number of a state is read once and written once.
-//! What a channel needs besides (Δ, its gates) is computed for a block of channels at a time.
+//! A vector holds states of one channel, in the order of memory, so that a state is read once and written once. Δ and the
+//! gates are computed for a block of channels at a time.
 
 use super::{
     CpuKernel, Level,
@@ -26,7 +26,7 @@ pub(super) const KERNEL: CpuKernel =
 
 /// Channels of a block.
 const BLOCK: usize = 64;
-/// States that are worth waking other threads for.
+/// The smallest number of states that is worth waking other threads for.
 const WORTH_SHARING: usize = 1 << 13;
 
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Work for Block<'_> {
         let of_row = |numbers: &'_ [f32]| -> [usize; 2] { [row * states, (row * states + states).min(numbers.len())] };
         let vectors = || (0..width).step_by(S::LANES);
 
-        // Δ in powers of two for the decay, and Δ u.
+        // Δ log2(e), for the decay as a power of two, and Δ u.
         let (mut delta, mut driven) = ([0.0; BLOCK], [0.0; BLOCK]);
         for i in vectors() {
             let bias = simd.load_some(&call.bias[first + i..first + width]);

@@ -17,7 +17,7 @@ pub(crate) struct Choice {
     schema: &'static Schema,
     sizes: BTreeMap<&'static str, usize>,
     repetitions: usize,
-    /// Whether what may be left out is present.
+    /// Whether optional operands and groups are present.
     optional: bool,
 }
 
@@ -147,7 +147,7 @@ impl Values {
     }
 }
 
-/// Runs a kernel; the names of its results with what it has written.
+/// Runs a kernel. Returns its results.
 fn run(kernel: CpuKernel, choice: &Choice, values: &[Values]) -> Result<Vec<Vec<f32>>, Error> {
     let operands: Vec<Operand<'_>> = values.iter().map(Values::operand).collect();
     let kernel = kernel.prepare(choice, &Level::best())?;
@@ -194,7 +194,7 @@ fn an_operand_that_is_dropped_mistyped_or_misshapen_is_named() {
                 let mut values = good.clone();
                 values[position] = wrong;
                 let error = run(kernel, &choice, &values).expect_err(&format!("{kernel:?}: {name} {what}")).to_string();
-                // An operand that sets a dimension may be believed, and the next one that has it be named.
+                // Where the operand determines a dimension, another operand that has the dimension is named.
                 let named = error.starts_with(&format!("{name}: "))
                     || what == "misshapen"
                         && choice.operands().iter().any(|other| error.starts_with(&format!("{}: ", other.name)));

@@ -96,7 +96,7 @@ fn a_kernel_and_the_body_of_its_operator_agree_at_random_sizes() {
         let kernel = run(schema, variation, &types, &tensors);
         let body = run(schema, Variation { lowering: Lowering::Inline, ..variation }, &types, &tensors);
         assert_eq!(kernel.len(), schema.results.len());
-        // What is after a row's end is unspecified.
+        // Results after a row's end are unspecified.
         let lengths = tensors.get("lengths").filter(|_| optional || schema.name != "CausalConv");
         let lengths: Option<Vec<i32>> = lengths.map(|l| l.try_as_plain_ram().unwrap().as_slice().unwrap().to_vec());
         for (i, (got, expected)) in kernel.iter().zip(&body).enumerate() {
