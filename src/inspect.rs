@@ -202,3 +202,25 @@ fn typed(info: &ValueInfoProto) -> String {
         .collect();
     format!("{}: {}[{}]", info.name, dtype(tensor.elem_type), dims.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_of_the_domain_are_described_by_their_schemas() {
+        let node = |domain: &str, op_type: &str| NodeProto {
+            domain: domain.to_owned(),
+            op_type: op_type.to_owned(),
+            ..NodeProto::default()
+        };
+        let node = vec![node(DOMAIN, "SelectiveStep"), node("other", "Retention"), node("", "MatMul")];
+        let model = ModelProto { graph: Some(GraphProto { node, ..GraphProto::default() }), ..ModelProto::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("graph.onnx");
+        std::fs::write(&path, model.encode_to_vec()).unwrap();
+        let report = graph(&path).unwrap();
+        assert_eq!(report.schemas.iter().map(|schema| schema.name).collect::<Vec<_>>(), ["SelectiveStep"]);
+        assert_eq!(report.operators.len(), 3);
+    }
+}

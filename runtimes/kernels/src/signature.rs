@@ -71,9 +71,9 @@ impl Axis {
     /// The size, if it neither overflows nor is negative.
     #[inline]
     pub(crate) fn size(&self, sizes: &Sizes) -> Option<usize> {
-        let factors = self.dimensions.iter().flatten();
-        let product = factors.fold(Some(self.factor), |product, &d| product?.checked_mul(sizes[d]));
-        product?.checked_add_signed(self.offset)
+        let mut factors = self.dimensions.iter().flatten();
+        let product = factors.try_fold(self.factor, |product, &d| product.checked_mul(sizes[d]))?;
+        product.checked_add_signed(self.offset)
     }
 }
 
