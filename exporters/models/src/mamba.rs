@@ -133,22 +133,7 @@ pub(crate) fn scan<'g>(
         }
         Form::Recurrent => {
             let neighbours = neighbours.iter().map(|hidden| hidden.present).collect();
-            let Recurrence { u, delta, delta_bias, a, b, state } = own;
-            let inputs = StepInputs {
-                u,
-                delta,
-                delta_bias,
-                a,
-                b,
-                state,
-                c,
-                skip,
-                z,
-                channel_gate,
-                state_gate,
-                neighbours,
-                projections,
-            };
+            let inputs = StepInputs { own, c, skip, z, channel_gate, state_gate, neighbours, projections };
             p.call(SelectiveStep { neighbours: count }, inputs)
         }
     };

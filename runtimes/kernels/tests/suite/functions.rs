@@ -1,12 +1,12 @@
-//! The elementary functions against f64, over every fp32 number's neighbourhood.
+//! The elementary functions compared with f64, over the whole range of fp32.
 
 use crate::call;
 use densessm_kernels::{Function, Level};
 
-/// Every so many of the 2^32 patterns of bits are tried; a prime, so that all mantissas and exponents have their turn.
+/// Step through the 2^32 bit patterns: a prime, so that all mantissas and exponents occur.
 const STRIDE: usize = 251;
 
-/// Distance in units in the last place of the exact value, the smallest normal number's for smaller ones.
+/// Distance in units in the last place of the exact value, or of the smallest normal number if that is larger.
 fn distance(got: f32, exact: f64) -> f64 {
     let grain = f32::from_bits((exact as f32).abs().max(f32::MIN_POSITIVE).to_bits() + 1);
     let unit = f64::from(grain) - f64::from((exact as f32).abs().max(f32::MIN_POSITIVE));

@@ -96,7 +96,8 @@ impl Scan {
         operands
     }
 
-    /// `y` and the states at the end, as the paper has it: neighbours' states are gated and projected themselves.
+    /// The expected `y` and final states, as in the paper, where the neighbours' states themselves are gated and
+    /// projected.
     pub(crate) fn expected(&self) -> [Vec<f64>; 2] {
         let [batch, time, channels, states] = self.sizes;
         let (mut y, mut present) = (Vec::new(), Vec::new());

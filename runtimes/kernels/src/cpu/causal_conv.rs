@@ -1,37 +1,48 @@
 //! `y_t = silu(bias + Σ_k w_k ∘ u_{t-K+1+k})`: a depthwise convolution with carried inputs.
 //!
-//! The first tokens, whose windows reach into the carried inputs, are shared out in blocks of channels; a block's carried
-//! inputs are turned to `[K-1, block]` first, so that the tokens before and in the call are read alike. The tokens behind
-//! those go by whole rows, which lie in memory as they are read.
+//! The first tokens, whose windows reach into the carried inputs, are computed in blocks of channels; a block's carried
+//! inputs are transposed to `[K-1, block]` first, so that tokens before the call and in it are read in the same way. The
+//! tokens after those are computed by whole rows, which are contiguous in memory.
 
-use crate::{
-    Error, Kernel, Level, Operand, Pool, Slot,
-    kernel::buffers,
-    operands::{Arity, Lengths, Operands},
+use super::{
+    CpuKernel, Level,
     parts::Parts,
     simd::{Functions, Simd, Work},
 };
+use crate::{
+    BoundCall, Error, Kernel, KernelRegistration, Operand, Pool, ResultBuffer, bound::Lengths, operand::f32_results,
+};
+use densessm_proto::{
+    DType,
+    operators::{self, Schema},
+    position,
+};
+
+const SCHEMA: &Schema = &operators::CAUSAL_CONV;
+
+pub(super) const KERNEL: CpuKernel =
+    KernelRegistration::new(SCHEMA, DType::F32, |_, level| Ok(Box::new(CausalConv { level: *level })));
 
 /// Channels of a block: some cache lines of every token.
 const BLOCK: usize = 64;
-/// Tokens that go by blocks of channels, if no window is longer.
+/// Tokens that are computed by blocks of channels, unless a window is longer.
 const HEAD: usize = 16;
-/// Tokens behind those that one task computes.
+/// Tokens after those that one task computes.
 const SPAN: usize = 16;
-/// Vectors that are summed up side by side.
+/// Vectors whose sums are accumulated together.
 const WIDE: usize = 4;
-/// Carried inputs that are held without allocating.
+/// Carried inputs per channel that fit the buffer on the stack.
 const FEW: usize = 7;
-/// Work, in channels times tokens, that is worth waking other threads for.
+/// The smallest number of channels times tokens that is worth waking other threads for.
 const WORTH_SHARING: usize = 1 << 13;
 
 #[derive(Debug)]
-pub(crate) struct CausalConv {
-    pub(crate) level: Level,
+struct CausalConv {
+    level: Level,
 }
 
-/// A call, its shapes checked.
-struct Call<'a> {
+/// The operands and sizes of a call.
+struct ConvCall<'a> {
     batch: usize,
     time: usize,
     channels: usize,
@@ -43,45 +54,37 @@ struct Call<'a> {
     lengths: Lengths<'a>,
 }
 
-impl CausalConv {
-    pub(crate) const OPERANDS: &'static [Slot] = &[
-        Slot::required("u"),
-        Slot::required("weight"),
-        Slot::required("state"),
-        Slot::optional("bias"),
-        Slot::lengths(Arity::Optional),
-    ];
-
-    fn check<'a>(operands: &[Operand<'a>]) -> Result<Call<'a>, Error> {
-        let operands = Operands { slots: Self::OPERANDS, given: operands };
-        let [batch, time, channels] = operands.sizes(0)?;
-        let [taps, _] = operands.sizes(1)?;
-        if taps < 2 {
-            return Err(Error::new("weight", format!("expected at least 2 taps, got {taps}")));
-        }
-        Ok(Call {
-            batch,
+impl<'a> ConvCall<'a> {
+    fn new(call: &BoundCall<'_, Operand<'a>>) -> Result<Self, Error> {
+        let time = call.size(position!(SCHEMA, dimension "time"));
+        Ok(Self {
+            batch: call.size(position!(SCHEMA, dimension "batch")),
             time,
-            channels,
-            taps,
-            u: operands.floats(0, [batch, time, channels])?,
-            weight: operands.floats(1, [taps, channels])?,
-            state: operands.floats(2, [batch, channels, taps - 1])?,
-            bias: operands.maybe(3, [channels])?,
-            lengths: operands.lengths(4, batch, time)?,
+            channels: call.size(position!(SCHEMA, dimension "channels")),
+            taps: call.size(position!(SCHEMA, dimension "taps")),
+            u: call.f32(position!(SCHEMA, operand "u"))?,
+            weight: call.f32(position!(SCHEMA, operand "weight"))?,
+            state: call.f32(position!(SCHEMA, operand "state"))?,
+            bias: call.optional_f32(position!(SCHEMA, operand "bias")),
+            lengths: call.lengths(position!(SCHEMA, operand "lengths"), time)?,
         })
     }
 }
 
 impl Kernel for CausalConv {
-    fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
-        let call = Self::check(operands)?;
-        let [y, present] = buffers(results, [call.u.len(), call.state.len()])?;
+    fn compute(
+        &self,
+        call: &BoundCall<'_, Operand<'_>>,
+        results: &mut [ResultBuffer<'_>],
+        pool: &dyn Pool,
+    ) -> Result<(), Error> {
+        let call = ConvCall::new(call)?;
+        let [y, present] = f32_results(results)?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let head = call.time.min(HEAD.max(call.taps));
         let blocks = call.channels.div_ceil(BLOCK);
         let spans = (call.time - head).div_ceil(SPAN);
-        let part = |task: usize| {
+        let run_task = |task: usize| {
             let (row, task) = (task / (blocks + spans), task % (blocks + spans));
             match task.checked_sub(blocks) {
                 None => self.level.run(Block { call: &call, row, first: task * BLOCK, head, y, present }),
@@ -90,19 +93,19 @@ impl Kernel for CausalConv {
         };
         let tasks = call.batch * (blocks + spans);
         if call.batch * call.time * call.channels < WORTH_SHARING {
-            (0..tasks).for_each(part);
+            (0..tasks).for_each(run_task);
             return Ok(());
         }
-        pool.run(tasks, &part)
+        pool.run(tasks, &run_task)
     }
 }
 
-/// A block of channels of one row, over the first tokens; and what is carried on.
+/// A block of channels of one row over the first tokens, and the inputs that the row carries on.
 struct Block<'a> {
-    call: &'a Call<'a>,
+    call: &'a ConvCall<'a>,
     row: usize,
     first: usize,
-    /// How many tokens those are.
+    /// How many tokens are computed by blocks.
     head: usize,
     y: Parts<'a>,
     present: Parts<'a>,
@@ -133,7 +136,7 @@ impl Work for Block<'_> {
                 past[k * BLOCK + channel] = *input;
             }
         }
-        // The window's inputs: those carried, then the call's.
+        // The window's inputs: the carried ones, then those of the call.
         let input = |index: usize| match index.checked_sub(back) {
             None => &past[index * BLOCK..][..width],
             Some(token) => &call.u[(row * call.time + token) * channels + first..][..width],
@@ -180,7 +183,7 @@ impl Work for Block<'_> {
 
 /// Some tokens of one row, over all channels; their windows lie within the call.
 struct Span<'a> {
-    call: &'a Call<'a>,
+    call: &'a ConvCall<'a>,
     row: usize,
     first: usize,
     y: Parts<'a>,
@@ -204,7 +207,7 @@ impl Work for Span<'_> {
             let window = &call.u[at - (call.taps - 1) * channels..at + channels];
             for (i, y) in y.chunks_mut(WIDE * S::LANES).enumerate() {
                 let channel = i * WIDE * S::LANES;
-                // A whole turn has a length known here.
+                // A full group has a length that the compiler knows.
                 if y.len() == WIDE * S::LANES {
                     let mut sums = [simd.splat(0.0); WIDE];
                     if let Some(bias) = call.bias {

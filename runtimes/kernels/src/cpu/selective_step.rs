@@ -1,30 +1,41 @@
-//! One token of the selective scan: the neighbours' states have just been computed and are read as they are.
+//! One token of the selective scan, which reads the neighbours' states as operands.
 //!
-//! A vector holds states of one channel, as they lie in memory: each number of a state is read once and written once.
-//! What a channel needs besides (Δ, its gates) is computed for a block of channels at a time.
+//! A vector holds states of one channel, in the order of memory, so that a state is read once and written once. Δ and the
+//! gates are computed for a block of channels at a time.
 
-use crate::{
-    Error, Kernel, Level, Operand, Pool, Slot,
-    kernel::buffers,
-    operands::Operands,
+use super::{
+    CpuKernel, Level,
     parts::Parts,
-    readout::{Layout, Readout, Readouts},
+    readout::{Positions, Readout, Readouts},
     simd::{Functions, Simd, Work},
 };
+use crate::{BoundCall, Error, Kernel, KernelRegistration, Operand, Pool, ResultBuffer, operand::f32_results};
+use densessm_proto::{
+    DType,
+    operators::{self, GroupSchema, Schema},
+    position,
+};
+
+const SCHEMA: &Schema = &operators::SELECTIVE_STEP;
+const NEIGHBOURS: usize = position!(SCHEMA, group "neighbours");
+const NEIGHBOUR: &GroupSchema = &SCHEMA.groups[NEIGHBOURS];
+const READOUT: &Positions = &Positions::new(SCHEMA);
+
+pub(super) const KERNEL: CpuKernel =
+    KernelRegistration::new(SCHEMA, DType::F32, |_, level| Ok(Box::new(SelectiveStep { level: *level })));
 
 /// Channels of a block.
 const BLOCK: usize = 64;
-/// States that are worth waking other threads for.
+/// The smallest number of states that is worth waking other threads for.
 const WORTH_SHARING: usize = 1 << 13;
 
 #[derive(Debug)]
-pub(crate) struct SelectiveStep {
-    pub(crate) neighbours: usize,
-    pub(crate) level: Level,
+struct SelectiveStep {
+    level: Level,
 }
 
-/// A call, its shapes checked.
-struct Call<'a, 'c> {
+/// The operands and sizes of a call.
+struct StepCall<'a, 'c> {
     batch: usize,
     channels: usize,
     states: usize,
@@ -37,78 +48,48 @@ struct Call<'a, 'c> {
     skip: &'a [f32],
     z: &'a [f32],
     channel_gate: Option<&'a [f32]>,
-    operands: Operands<'a, 'c>,
-    layout: Layout,
     neighbours: usize,
     readout: Readout<'a, 'c>,
+    call: &'c BoundCall<'c, Operand<'a>>,
 }
 
-impl SelectiveStep {
-    pub(crate) const OPERANDS: &'static [Slot] = &[
-        Slot::required("u"),
-        Slot::required("delta"),
-        Slot::required("delta_bias"),
-        Slot::required("a"),
-        Slot::required("b"),
-        Slot::required("state"),
-        Slot::required("c"),
-        Slot::required("skip"),
-        Slot::required("z"),
-        Slot::optional("channel_gate"),
-        Slot::optional("state_gate"),
-        Slot::repeated("neighbour operand"),
-    ];
-
-    fn sizes(operands: &Operands<'_, '_>) -> Result<[usize; 3], Error> {
-        let [batch, time, channels] = operands.sizes(0)?;
-        let [_, states] = operands.sizes(3)?;
-        if states == 0 {
-            return Err(Error::new("a", "expected at least one state, got none"));
-        }
-        if time != 1 {
-            return Err(Error::new("u", format!("expected one token, got {time}")));
-        }
-        Ok([batch, channels, states])
+impl<'a, 'c> StepCall<'a, 'c> {
+    fn new(call: &'c BoundCall<'c, Operand<'a>>) -> Result<Self, Error> {
+        Ok(Self {
+            batch: call.size(position!(SCHEMA, dimension "batch")),
+            channels: call.size(position!(SCHEMA, dimension "channels")),
+            states: call.size(position!(SCHEMA, dimension "states")),
+            u: call.f32(position!(SCHEMA, operand "u"))?,
+            delta: call.f32(position!(SCHEMA, operand "delta"))?,
+            bias: call.f32(position!(SCHEMA, operand "delta_bias"))?,
+            a: call.f32(position!(SCHEMA, operand "a"))?,
+            b: call.f32(position!(SCHEMA, operand "b"))?,
+            state: call.f32(position!(SCHEMA, operand "state"))?,
+            skip: call.f32(position!(SCHEMA, operand "skip"))?,
+            z: call.f32(position!(SCHEMA, operand "z"))?,
+            channel_gate: call.optional_f32(position!(SCHEMA, operand "channel_gate")),
+            neighbours: call.repetitions(NEIGHBOURS),
+            readout: Readout::new(call, READOUT)?,
+            call,
+        })
     }
 
-    fn check<'a, 'c>(&self, operands: Operands<'a, 'c>) -> Result<Call<'a, 'c>, Error> {
-        let [batch, channels, states] = Self::sizes(&operands)?;
-        let layout = Layout::new(&operands, 11, 1, self.neighbours)?;
-        let of_token = |index, size| operands.floats(index, [batch, 1, size]);
-        let call = Call {
-            batch,
-            channels,
-            states,
-            u: of_token(0, channels)?,
-            delta: of_token(1, channels)?,
-            bias: operands.floats(2, [channels])?,
-            a: operands.floats(3, [channels, states])?,
-            b: of_token(4, states)?,
-            state: operands.floats(5, [batch, channels, states])?,
-            skip: operands.floats(7, [channels])?,
-            z: of_token(8, channels)?,
-            channel_gate: operands.maybe(9, [batch, 1, channels])?,
-            operands,
-            layout,
-            neighbours: self.neighbours,
-            readout: Readout::check(operands, [batch, 1, states], [6, 10], layout, self.neighbours)?,
-        };
-        (0..self.neighbours).try_for_each(|i| call.neighbour(i).map(|_| ()))?;
-        Ok(call)
-    }
-}
-
-impl<'a> Call<'a, '_> {
     /// The states of neighbour i after this token, `[B, D, N]`.
-    fn neighbour(&self, i: usize) -> Result<&'a [f32], Error> {
-        self.operands.floats(self.layout.of(i), [self.batch, self.channels, self.states])
+    #[inline(always)]
+    fn neighbour(&self, i: usize) -> &'a [f32] {
+        self.call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "state"))
     }
 }
 
 impl Kernel for SelectiveStep {
-    fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
-        let call = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [y, present] = buffers(results, [call.z.len(), call.state.len()])?;
+    fn compute(
+        &self,
+        call: &BoundCall<'_, Operand<'_>>,
+        results: &mut [ResultBuffer<'_>],
+        pool: &dyn Pool,
+    ) -> Result<(), Error> {
+        let call = StepCall::new(call)?;
+        let [y, present] = f32_results(results)?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let blocks = call.channels.div_ceil(BLOCK);
         call.readout.computed(self.level, |readouts| {
@@ -128,7 +109,7 @@ impl Kernel for SelectiveStep {
 
 /// A block of channels of one row.
 struct Block<'a> {
-    call: &'a Call<'a, 'a>,
+    call: &'a StepCall<'a, 'a>,
     readouts: Readouts<'a>,
     row: usize,
     first: usize,
@@ -148,7 +129,7 @@ impl Work for Block<'_> {
         let of_row = |numbers: &'_ [f32]| -> [usize; 2] { [row * states, (row * states + states).min(numbers.len())] };
         let vectors = || (0..width).step_by(S::LANES);
 
-        // Δ in powers of two for the decay, and Δ u.
+        // Δ log2(e), for the decay as a power of two, and Δ u.
         let (mut delta, mut driven) = ([0.0; BLOCK], [0.0; BLOCK]);
         for i in vectors() {
             let bias = simd.load_some(&call.bias[first + i..first + width]);
@@ -181,7 +162,7 @@ impl Work for Block<'_> {
         if call.neighbours > 0 {
             let mut dense = [0.0; BLOCK];
             for i in 0..call.neighbours {
-                let Ok(h) = call.neighbour(i) else { continue };
+                let h = call.neighbour(i);
                 let readout = self.readouts.of(i, row);
                 for (h, dense) in h[own.clone()].chunks_exact(states).zip(&mut dense) {
                     let mut sum = simd.splat(0.0);

@@ -6,34 +6,47 @@
 //! r^i = P_iᵀ (silu(s) ∘ c)                                        P_i: neighbour i's projection, s: the state gate
 //! ```
 //!
-//! A vector holds 16 (or 8, or 4) channels, and a block's states lie in the first cache, `[vectors, N]`: the sum over
-//! N is then one of vectors, and nothing is ever held over time. A neighbour's states are computed again from what
-//! its own scan was given, in the same pass.
+//! A vector holds one number of each of 16 (or 8, or 4) channels. A block's states, `[vectors, N]`, stay in the
+//! first-level cache, so that the sum over N is one of vectors and no states are kept over time. A neighbour's states
+//! are recomputed in the same pass, from the operands of its own scan.
 
-use crate::{
-    Error, Kernel, Level, Operand, Pool, Slot,
-    kernel::buffers,
-    operands::{Arity, Lengths, Operands},
+use super::{
+    CpuKernel, Level,
     parts::Parts,
-    readout::{Layout, Readout, Readouts},
+    readout::{Positions, Readout, Readouts},
     simd::{Functions, Simd, Work},
+};
+use crate::{
+    BoundCall, Error, Kernel, KernelRegistration, Operand, Pool, ResultBuffer, bound::Lengths, operand::f32_results,
+};
+use densessm_proto::{
+    DType,
+    operators::{self, GroupSchema, Schema},
+    position,
 };
 use std::ops::Range;
 
-/// Channels of a block: some cache lines of every token, and states that fit the first cache.
+const SCHEMA: &Schema = &operators::SELECTIVE_SCAN;
+const NEIGHBOURS: usize = position!(SCHEMA, group "neighbours");
+const NEIGHBOUR: &GroupSchema = &SCHEMA.groups[NEIGHBOURS];
+const READOUT: &Positions = &Positions::new(SCHEMA);
+
+pub(super) const KERNEL: CpuKernel =
+    KernelRegistration::new(SCHEMA, DType::F32, |_, level| Ok(Box::new(SelectiveScan { level: *level })));
+
+/// Channels of a block: some cache lines of every token, and states that fit the first-level cache.
 const BLOCK: usize = 64;
-/// Numbers of a cache line.
+/// Elements of a cache line.
 const LINE: usize = 16;
 /// Tokens whose Δ is computed together.
 const CHUNK: usize = 16;
 
 #[derive(Debug)]
-pub(crate) struct SelectiveScan {
-    pub(crate) neighbours: usize,
-    pub(crate) level: Level,
+struct SelectiveScan {
+    level: Level,
 }
 
-/// What a layer's hidden states follow from.
+/// The operands that a layer's hidden states follow from.
 #[derive(Clone, Copy)]
 struct Recurrence<'a> {
     u: &'a [f32],
@@ -44,8 +57,8 @@ struct Recurrence<'a> {
     state: &'a [f32],
 }
 
-/// A call, its shapes checked.
-struct Call<'a, 'c> {
+/// The operands and sizes of a call.
+struct ScanCall<'a, 'c> {
     batch: usize,
     time: usize,
     channels: usize,
@@ -59,65 +72,49 @@ struct Call<'a, 'c> {
     readout: Readout<'a, 'c>,
 }
 
-impl SelectiveScan {
-    pub(crate) const OPERANDS: &'static [Slot] = &[
-        Slot::required("u"),
-        Slot::required("delta"),
-        Slot::required("delta_bias"),
-        Slot::required("a"),
-        Slot::required("b"),
-        Slot::required("state"),
-        Slot::required("c"),
-        Slot::required("skip"),
-        Slot::required("z"),
-        Slot::lengths(Arity::Required),
-        Slot::optional("channel_gate"),
-        Slot::optional("state_gate"),
-        Slot::repeated("neighbour operand"),
-    ];
-
-    fn sizes(operands: &Operands<'_, '_>) -> Result<[usize; 4], Error> {
-        let [batch, time, channels] = operands.sizes(0)?;
-        let [_, states] = operands.sizes(3)?;
-        if states == 0 {
-            return Err(Error::new("a", "expected at least one state, got none"));
-        }
-        Ok([batch, time, channels, states])
-    }
-
-    fn check<'a, 'c>(&self, operands: Operands<'a, 'c>) -> Result<Call<'a, 'c>, Error> {
-        let [batch, time, channels, states] = Self::sizes(&operands)?;
-        let recurrence = |first: usize| {
-            Ok::<_, Error>(Recurrence {
-                u: operands.floats(first, [batch, time, channels])?,
-                delta: operands.floats(first + 1, [batch, time, channels])?,
-                bias: operands.floats(first + 2, [channels])?,
-                a: operands.floats(first + 3, [channels, states])?,
-                b: operands.floats(first + 4, [batch, time, states])?,
-                state: operands.floats(first + 5, [batch, channels, states])?,
-            })
+impl<'a, 'c> ScanCall<'a, 'c> {
+    fn new(call: &'c BoundCall<'c, Operand<'a>>) -> Result<Self, Error> {
+        let neighbour = |i: usize| Recurrence {
+            u: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "u")),
+            delta: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "delta")),
+            bias: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "delta_bias")),
+            a: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "a")),
+            b: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "b")),
+            state: call.member_f32(NEIGHBOURS, i, position!(NEIGHBOUR, operand "state")),
         };
-        let layout = Layout::new(&operands, 12, 6, self.neighbours)?;
-        Ok(Call {
-            batch,
+        let time = call.size(position!(SCHEMA, dimension "time"));
+        Ok(Self {
+            batch: call.size(position!(SCHEMA, dimension "batch")),
             time,
-            channels,
-            states,
-            own: recurrence(0)?,
-            skip: operands.floats(7, [channels])?,
-            z: operands.floats(8, [batch, time, channels])?,
-            lengths: operands.lengths(9, batch, time)?,
-            channel_gate: operands.maybe(10, [batch, time, channels])?,
-            neighbours: (0..self.neighbours).map(|i| recurrence(layout.of(i))).collect::<Result<_, _>>()?,
-            readout: Readout::check(operands, [batch, time, states], [6, 11], layout, self.neighbours)?,
+            channels: call.size(position!(SCHEMA, dimension "channels")),
+            states: call.size(position!(SCHEMA, dimension "states")),
+            own: Recurrence {
+                u: call.f32(position!(SCHEMA, operand "own_u"))?,
+                delta: call.f32(position!(SCHEMA, operand "own_delta"))?,
+                bias: call.f32(position!(SCHEMA, operand "own_delta_bias"))?,
+                a: call.f32(position!(SCHEMA, operand "own_a"))?,
+                b: call.f32(position!(SCHEMA, operand "own_b"))?,
+                state: call.f32(position!(SCHEMA, operand "own_state"))?,
+            },
+            skip: call.f32(position!(SCHEMA, operand "skip"))?,
+            z: call.f32(position!(SCHEMA, operand "z"))?,
+            lengths: call.lengths(position!(SCHEMA, operand "lengths"), time)?,
+            channel_gate: call.optional_f32(position!(SCHEMA, operand "channel_gate")),
+            neighbours: (0..call.repetitions(NEIGHBOURS)).map(neighbour).collect(),
+            readout: Readout::new(call, READOUT)?,
         })
     }
 }
 
 impl Kernel for SelectiveScan {
-    fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
-        let call = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [y, present] = buffers(results, [call.z.len(), call.own.state.len()])?;
+    fn compute(
+        &self,
+        call: &BoundCall<'_, Operand<'_>>,
+        results: &mut [ResultBuffer<'_>],
+        pool: &dyn Pool,
+    ) -> Result<(), Error> {
+        let call = ScanCall::new(call)?;
+        let [y, present] = f32_results(results)?;
         let (y, present) = (Parts::new(y), Parts::new(present));
         let blocks = call.channels.div_ceil(BLOCK);
         call.readout.computed(self.level, |readouts| {
@@ -131,7 +128,7 @@ impl Kernel for SelectiveScan {
 
 /// A block of channels of one row, over all tokens.
 struct Block<'a> {
-    call: &'a Call<'a, 'a>,
+    call: &'a ScanCall<'a, 'a>,
     readouts: Readouts<'a>,
     row: usize,
     first: usize,
@@ -139,23 +136,25 @@ struct Block<'a> {
     present: Parts<'a>,
 }
 
-/// One recurrence of a block while it runs: states and decay rates, `[vectors, N]` each.
+/// A recurrence of a block in progress: states and decay rates, `[vectors, N]` each.
 struct Running<'a, F> {
     of: Recurrence<'a>,
     h: Vec<[F; 2]>,
 }
 
-/// What a chunk of tokens needs besides, `[tokens, vectors]` each.
+/// The values of a chunk of tokens, `[tokens, vectors]` each.
 struct Chunk<F> {
+    /// Δ.
     delta: Vec<F>,
-    driven: Vec<F>,
-    /// The sum over the states so far.
+    /// Δ u.
+    input: Vec<F>,
+    /// The sum of the states' read-outs.
     read: Vec<F>,
 }
 
-/// Where a block's numbers lie.
+/// The position of a block's elements in the tensors of a call.
 #[derive(Clone, Copy)]
-struct Place {
+struct BlockPosition {
     row: usize,
     first: usize,
     width: usize,
@@ -164,34 +163,34 @@ struct Place {
     states: usize,
 }
 
-impl Place {
-    /// A token's place in `[B, T]`.
+impl BlockPosition {
+    /// The index of a token in `[B, T]`.
     #[inline(always)]
     fn position(&self, token: usize) -> usize {
         self.row * self.time + token
     }
 
-    /// The block's numbers of a token in `[B, T, D]`.
+    /// The block's elements of a token in `[B, T, D]`.
     #[inline(always)]
     fn channels_of<'a>(&self, numbers: &'a [f32], token: usize) -> &'a [f32] {
         &numbers[self.position(token) * self.channels + self.first..][..self.width]
     }
 
-    /// The numbers of a token in `[B, T, N]`.
+    /// The elements of a token in `[B, T, N]`.
     #[inline(always)]
     fn states_of<'a>(&self, numbers: &'a [f32], token: usize) -> &'a [f32] {
         &numbers[self.position(token) * self.states..][..self.states]
     }
 
-    /// The block's numbers in `[D]`.
+    /// The block's elements in `[D]`.
     #[inline(always)]
     fn channels_in<'a>(&self, numbers: &'a [f32]) -> &'a [f32] {
         &numbers[self.first..][..self.width]
     }
 
-    /// Numbers `[width, N]` as vectors `[vectors, N]`.
+    /// Transposes `[width, N]` to vectors `[vectors, N]`, multiplied with a factor.
     #[inline(always)]
-    fn turned<S: Simd>(&self, simd: S, numbers: &[f32], factor: f32) -> Vec<S::F> {
+    fn transposed<S: Simd>(&self, simd: S, numbers: &[f32], factor: f32) -> Vec<S::F> {
         let mut vectors = Vec::with_capacity(self.width.div_ceil(S::LANES) * self.states);
         for channels in numbers.chunks(S::LANES * self.states) {
             for n in 0..self.states {
@@ -208,42 +207,42 @@ impl Place {
     #[inline(always)]
     fn start<'a, S: Simd>(&self, simd: S, of: Recurrence<'a>) -> Running<'a, S::F> {
         let (first, size) = (self.first * self.states, self.width * self.states);
-        let h = self.turned(simd, &of.state[self.row * self.channels * self.states + first..][..size], 1.0);
-        let a = self.turned(simd, &of.a[first..][..size], std::f32::consts::LOG2_E);
+        let h = self.transposed(simd, &of.state[self.row * self.channels * self.states + first..][..size], 1.0);
+        let a = self.transposed(simd, &of.a[first..][..size], std::f32::consts::LOG2_E);
         Running { of, h: h.into_iter().zip(a).map(|(h, a)| [h, a]).collect() }
     }
 }
 
 impl<F: Copy> Running<'_, F> {
-    /// Runs over some tokens, and adds to `read` what is read of the states with each token's vector.
+    /// Runs over some tokens and adds the read-out of the states with each token's vector to `read`.
     ///
-    /// Δ is computed for all of them first: one after the other, its long chains of operations would not overlap.
+    /// Δ is computed for all of these tokens first, so that the long chains of operations of several tokens overlap.
     #[inline(always)]
     fn run<'r, S: Simd<F = F>>(
         &mut self,
         simd: S,
-        place: &Place,
+        place: &BlockPosition,
         tokens: Range<usize>,
         chunk: &mut Chunk<F>,
         readout: impl Fn(usize) -> &'r [f32],
     ) {
         let bias = place.channels_in(self.of.bias);
         let vectors = place.width.div_ceil(S::LANES);
-        for ((token, delta), driven) in
-            tokens.clone().zip(chunk.delta.chunks_exact_mut(vectors)).zip(chunk.driven.chunks_exact_mut(vectors))
+        for ((token, delta), input) in
+            tokens.clone().zip(chunk.delta.chunks_exact_mut(vectors)).zip(chunk.input.chunks_exact_mut(vectors))
         {
             let operands = place.channels_of(self.of.delta, token).chunks(S::LANES);
             let operands =
                 operands.zip(bias.chunks(S::LANES)).zip(place.channels_of(self.of.u, token).chunks(S::LANES));
-            for (((x, bias), u), (delta, driven)) in operands.zip(delta.iter_mut().zip(driven)) {
+            for (((x, bias), u), (delta, input)) in operands.zip(delta.iter_mut().zip(input)) {
                 *delta = simd.softplus(simd.add(simd.load_some(x), simd.load_some(bias)));
-                *driven = simd.mul(*delta, simd.load_some(u));
+                *input = simd.mul(*delta, simd.load_some(u));
             }
         }
-        let steps = chunk.delta.chunks_exact(vectors).zip(chunk.driven.chunks_exact(vectors));
-        for (token, ((delta, driven), read)) in tokens.zip(steps.zip(chunk.read.chunks_exact_mut(vectors))) {
+        let steps = chunk.delta.chunks_exact(vectors).zip(chunk.input.chunks_exact(vectors));
+        for (token, ((delta, input), read)) in tokens.zip(steps.zip(chunk.read.chunks_exact_mut(vectors))) {
             let (b, readout) = (place.states_of(self.of.b, token), readout(token));
-            // A token's numbers lie too far from the next one's for the processor to foresee.
+            // Tokens are too far apart in memory for the hardware prefetcher.
             if token + CHUNK < place.time {
                 for numbers in [self.of.delta, self.of.u] {
                     let ahead = place.channels_of(numbers, token + CHUNK);
@@ -251,11 +250,11 @@ impl<F: Copy> Running<'_, F> {
                 }
             }
             let running = self.h.chunks_exact_mut(place.states);
-            for ((h, read), (delta, driven)) in running.zip(read).zip(delta.iter().zip(driven)) {
-                // In registers: what is behind a reference would be stored and loaded again for every state.
-                let (delta, driven, mut sum) = (*delta, *driven, *read);
+            for ((h, read), (delta, input)) in running.zip(read).zip(delta.iter().zip(input)) {
+                // Copied into registers: through a reference they would be loaded and stored again for every state.
+                let (delta, input, mut sum) = (*delta, *input, *read);
                 for (([h, a], b), readout) in h.iter_mut().zip(b).zip(readout) {
-                    let input = simd.mul(driven, simd.splat(*b));
+                    let input = simd.mul(input, simd.splat(*b));
                     *h = simd.mul_add(simd.exp2(simd.mul(delta, *a)), *h, input);
                     sum = simd.mul_add(*h, simd.splat(*readout), sum);
                 }
@@ -271,8 +270,8 @@ impl Work for Block<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { call, row, first, .. } = self;
-        let Call { time, channels, states, .. } = *call;
-        let place = Place { row, first, width: BLOCK.min(channels - first), time, channels, states };
+        let ScanCall { time, channels, states, .. } = *call;
+        let place = BlockPosition { row, first, width: BLOCK.min(channels - first), time, channels, states };
         let length = call.lengths.of(row);
         let mut own = place.start(simd, call.own);
         let mut neighbours = Vec::with_capacity(call.neighbours.len());
@@ -281,7 +280,7 @@ impl Work for Block<'_> {
         }
         let vectors = place.width.div_ceil(S::LANES);
         let zeros = || vec![simd.splat(0.0); CHUNK * vectors];
-        let mut chunk = Chunk { delta: zeros(), driven: zeros(), read: zeros() };
+        let mut chunk = Chunk { delta: zeros(), input: zeros(), read: zeros() };
         let mut dense = zeros();
 
         for start in (0..length).step_by(CHUNK) {

@@ -1,4 +1,4 @@
-//! NEON: 4 numbers a vector, 32 registers. Every aarch64 processor that runs a general system has it.
+//! NEON: 4 elements per vector, 32 registers. Every aarch64 processor that runs a general system has it.
 
 #![allow(unused_unsafe, reason = "where a build's target has NEON, its intrinsics may be safe to call")]
 

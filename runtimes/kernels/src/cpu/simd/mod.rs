@@ -1,7 +1,7 @@
-//! Vectors of fp32, chosen at run time.
+//! Vectors of fp32, whose instructions are chosen at run time.
 //!
-//! The one design decision: a level of instructions is a *token*, a value that can only be had where the processor
-//! has them. Kernels are written once over [`Simd`] and compiled once for each level inside [`Level::run`], whose
+//! The one design decision: a level of instructions is a *token*, a value that exists only where the processor has
+//! them. Kernels are written once over [`Simd`] and compiled once for each level inside [`Level::run`], whose
 //! features they inherit because everything between is inlined.
 
 #[cfg(target_arch = "x86_64")]
@@ -17,13 +17,13 @@ pub(crate) use functions::Functions;
 
 use std::{fmt, sync::OnceLock};
 
-/// Arithmetic on vectors of fp32; a value of the type is the proof that the processor has it.
+/// Arithmetic on vectors of fp32. A value of the type proves that the processor has the instructions.
 ///
-/// Loads and stores move `LANES` numbers from the front of a slice, and panic where it is shorter.
+/// Loads and stores move `LANES` elements at the front of a slice, and panic if it is shorter.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// A vector.
     type F: Copy + Send + Sync;
-    /// Numbers in a vector.
+    /// Elements of a vector.
     const LANES: usize;
     /// Rows and vectors of the tile that a matrix product holds in registers.
     const TILE: (usize, usize);
@@ -31,13 +31,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::F;
     fn load(self, from: &[f32]) -> Self::F;
     fn store(self, to: &mut [f32], x: Self::F);
-    /// As `store`, past the cache where the processor can and the slice begins on a vector's boundary. What was written
-    /// so is there for other threads after [`Simd::fence`].
+    /// As `store`, bypassing the cache if the processor can and the slice is aligned to a vector. Other threads see what
+    /// was written after [`Simd::fence`].
     #[inline(always)]
     fn stream(self, to: &mut [f32], x: Self::F) {
         self.store(to, x);
     }
-    /// Waits for what was streamed.
+    /// Waits for streaming stores.
     #[inline(always)]
     fn fence(self) {}
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
@@ -46,27 +46,27 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a b + c`, rounded once where the processor can.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger one; `b` where `a` is not a number.
+    /// The larger one; `b` if `a` is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// The smaller one; `b` where `a` is not a number.
+    /// The smaller one; `b` if `a` is NaN.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     fn abs(self, a: Self::F) -> Self::F;
-    /// `2^k x`, the lowest bits of `bits` being the integer k; the exponent of what comes out must fit.
+    /// `2^k x`, where the lowest bits of `bits` are the integer k; the exponent of the result must fit.
     fn shift(self, x: Self::F, bits: Self::F) -> Self::F;
-    /// `x` where `y` is a number, else `y`.
+    /// `y` if it is NaN, else `x`.
     fn keep_nan(self, x: Self::F, y: Self::F) -> Self::F;
-    /// Asks for the cache line at the front of a slice, which will be loaded soon; where there is no way to, nothing.
+    /// Prefetches the cache line at the front of a slice; does nothing where there is no such instruction.
     #[inline(always)]
     fn prefetch(self, _from: &[f32]) {}
     /// The sum of all lanes.
     fn sum(self, a: Self::F) -> f32;
 }
 
-/// Work to be compiled for every level.
+/// A computation that is compiled for every level.
 pub(crate) trait Work {
-    /// What it gives.
+    /// Its result.
     type Output;
-    /// Does it. Implementations are `#[inline(always)]`, or they miss the level's features.
+    /// Runs it. Implementations must be `#[inline(always)]` to be compiled with the level's features.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
@@ -86,16 +86,16 @@ enum Kind {
 }
 
 impl Level {
-    /// What every processor runs.
+    /// The level that every processor has.
     pub const PORTABLE: Self = Self(Kind::Portable);
 
-    /// The best that this processor has.
+    /// The best level that this processor has.
     pub fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| Self::all().last().unwrap_or(Self::PORTABLE))
     }
 
-    /// All that this processor has, the best one last.
+    /// All levels that this processor has, the best one last.
     pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let special = [avx2::Avx2::new().map(Kind::Avx2), avx512::Avx512::new().map(Kind::Avx512)];
@@ -106,7 +106,7 @@ impl Level {
         std::iter::once(Self::PORTABLE).chain(special.into_iter().flatten().map(Self))
     }
 
-    /// Does the work with this level's instructions.
+    /// Runs a computation with this level's instructions.
     #[inline]
     pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {

@@ -1,14 +1,14 @@
 //! Matrix products on the calling thread: `C ← β C + A B`.
 //!
-//! Both factors are packed as the tile that is held in registers takes them: B in panels of columns, A in blocks of
-//! rows, in each of which the numbers of one step of the sum lie together.
+//! Both factors are packed in the order in which the tile of sums in registers reads them: B in panels of columns, A in
+//! blocks of rows, where the elements of one step of the sum are adjacent.
 
-use crate::{
+use super::{
     parts::Parts,
     simd::{Functions, Simd},
 };
 
-/// A matrix that is written: rows of `columns` numbers, `row` apart, the first at `start`.
+/// A matrix that is written: its first row begins at `start`, and rows are `row` elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) parts: Parts<'a>,
@@ -30,7 +30,7 @@ const fn width<S: Simd>() -> usize {
 }
 
 impl Packed {
-    /// Packs a matrix of `depth` rows, `fill` giving the numbers of a row from a column on.
+    /// Packs a matrix of `depth` rows, where `fill(row, column, to)` writes the elements of a row from a column on.
     #[inline(always)]
     pub(crate) fn pack<S: Simd>(
         &mut self,
@@ -54,7 +54,7 @@ impl Packed {
     /// `C ← β C + A B`.
     ///
     /// # Safety
-    /// Nothing else refers to the target's elements meanwhile.
+    /// Nothing else may refer to the target's elements during the call.
     #[inline(always)]
     pub(crate) unsafe fn multiply<S: Simd>(&self, simd: S, a: &Left, beta: f32, c: Target<'_>) {
         let width = width::<S>();
@@ -62,7 +62,7 @@ impl Packed {
             let first = panel * width;
             let c = Target { start: c.start + first, ..c };
             let columns = width.min(self.columns - first);
-            // SAFETY: as the caller vouches.
+            // SAFETY: the caller guarantees it.
             unsafe {
                 match S::TILE {
                     (8, 3) => panel_product::<S, 8, 3>(simd, a, b, beta, c, columns),
@@ -84,7 +84,7 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// Packs a matrix of `rows` rows, `fill` giving step j of the rows from one on.
+    /// Packs a matrix of `rows` rows, where `fill(row, j, to)` writes the elements of column j from a row on.
     #[inline(always)]
     pub(crate) fn pack<S: Simd>(
         &mut self,
@@ -107,6 +107,9 @@ impl Left {
 }
 
 /// All of A with one panel of B.
+///
+/// # Safety
+/// Nothing else may refer to the target's elements during the call.
 #[inline(always)]
 unsafe fn panel_product<S: Simd, const R: usize, const V: usize>(
     simd: S,
@@ -120,7 +123,7 @@ unsafe fn panel_product<S: Simd, const R: usize, const V: usize>(
         let first = block * R;
         let sums = tile::<S, R, V>(simd, a_block, b);
         for (r, sums) in sums.iter().enumerate().take(a.rows - first) {
-            // SAFETY: as the caller vouches; one row at a time.
+            // SAFETY: the caller guarantees it; one row at a time.
             let row = unsafe { c.parts.part(c.start + (first + r) * c.row, columns) };
             for (sum, to) in sums.iter().zip(row.chunks_mut(S::LANES)) {
                 let value = if beta == 0.0 { *sum } else { simd.mul_add(simd.splat(beta), simd.load_some(to), *sum) };

@@ -1,4 +1,4 @@
-//! One buffer written by many tasks, each its own part, and scratch memory that stays.
+//! A buffer of which each task writes a part of its own, and scratch memory that is kept between calls.
 
 use std::{cell::RefCell, marker::PhantomData};
 
@@ -10,7 +10,7 @@ pub(crate) struct Parts<'a> {
     of: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is a mutable slice of plain numbers; who takes parts of it vouches that they do not overlap.
+// SAFETY: it is a mutable slice of plain numbers, and callers of `part` guarantee that parts do not overlap.
 unsafe impl Send for Parts<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Parts<'_> {}
@@ -20,17 +20,17 @@ impl<'a> Parts<'a> {
         Self { start: slice.as_mut_ptr(), length: slice.len(), of: PhantomData }
     }
 
-    /// `length` numbers from `first` on; none if they are not all there.
+    /// `length` elements from `first` on; an empty slice if they are out of range.
     ///
     /// # Safety
-    /// While the part lives, no other part of these numbers may.
+    /// No other part of these elements may exist while this one does.
     #[inline(always)]
     pub(crate) unsafe fn part(&self, first: usize, length: usize) -> &'a mut [f32] {
         if first.checked_add(length).is_none_or(|end| end > self.length) {
             return &mut [];
         }
-        // SAFETY: the range lies in the slice this was made of, whose lifetime the part has; the caller vouches that
-        // nothing else refers to it.
+        // SAFETY: the range lies in the slice this was made of, whose lifetime the part has; the caller guarantees
+        // that nothing else refers to it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), length) }
     }
 }
@@ -39,14 +39,14 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends scratch memory that the calling thread keeps, of undefined content: after the first call of a size, steps
-/// allocate nothing.
-pub(crate) fn scratch<R>(length: usize, use_it: impl FnOnce(&mut [f32]) -> R) -> R {
+/// Lends scratch memory of unspecified content. The calling thread keeps it, so that only the first call of a size
+/// allocates.
+pub(crate) fn scratch<R>(length: usize, compute: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut memory = SCRATCH.with(RefCell::take);
     if memory.len() < length {
         memory.resize(length, 0.0);
     }
-    let result = use_it(&mut memory[..length]);
+    let result = compute(&mut memory[..length]);
     SCRATCH.with(|kept| kept.replace(memory));
     result
 }

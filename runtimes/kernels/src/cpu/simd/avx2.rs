@@ -1,4 +1,4 @@
-//! AVX2 and FMA: 8 numbers a vector, 16 registers.
+//! AVX2 and FMA: 8 elements per vector, 16 registers.
 
 use super::{Simd, Work};
 use std::arch::x86_64::*;

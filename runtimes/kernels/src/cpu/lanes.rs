@@ -1,6 +1,6 @@
-//! Elementary functions over slices: what the operators use inside, for tests and for whoever needs them.
+//! Elementary functions over slices, as the kernels use them.
 
-use crate::{
+use super::{
     Level,
     simd::{Functions, Simd, Work},
 };
@@ -8,9 +8,9 @@ use crate::{
 /// An elementary function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
-    /// `2^x` for x up to 127, to within 3 units in the last place; 2^-126 for smaller ones.
+    /// `2^x` for x up to 127, to within 3 units in the last place; 2^-126 for x below -126.
     Exp2,
-    /// `e^x` for x in -87 … 88, to within 2 units in the last place; beyond, that of the nearer end.
+    /// `e^x` for x in -87 … 88, to within 2 units in the last place; x is clamped to this range.
     Exp,
     /// `x / (1 + e^-x)`, to within 5 units in the last place for x above -88; beyond, to within 1e-36.
     Silu,
@@ -19,7 +19,7 @@ pub enum Function {
 }
 
 impl Function {
-    /// Replaces every number by the function of it.
+    /// Applies the function to every element.
     pub fn apply(self, level: Level, values: &mut [f32]) {
         level.run(Apply { function: self, values });
     }

@@ -1,113 +1,83 @@
 //! Retention over a sequence, in chunks of tokens.
 //!
-//! Within a chunk of C tokens the parallel form, between chunks the recurrent one:
+//! Chunks of C tokens are computed in the parallel form and joined in the recurrent one:
 //!
 //! ```text
 //! o_i = Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j + γ^(i+1) q_i S        S ← γ^C S + Σ_j γ^(C-1-j) k_jᵀ v_j
 //! ```
 //!
-//! So memory and time are linear in the tokens. Heads are shared out, in columns of v where there are few.
+//! so that memory and time are linear in the number of tokens. A task computes one head, or some columns of v where
+//! there are fewer heads than threads.
 
-use crate::{
-    Error, Kernel, Level, Operand, Pool, Slot,
-    kernel::buffers,
-    operands::{Arity, Lengths, Operands},
+use super::{
+    CpuKernel, Level,
+    head::{NormAndGate, Positions, RetentionCall},
     parts::Parts,
     product::{Left, Packed, Target},
-    retention_step::{End, Ending, sizes},
     simd::{Simd, Work},
 };
-use densessm_proto::DenseRetNet;
+use crate::{
+    BoundCall, Error, Kernel, KernelRegistration, Operand, Pool, ResultBuffer, bound::Lengths, operand::f32_results,
+};
+use densessm_proto::{
+    DType, DenseRetNet,
+    operators::{self, Schema},
+    position,
+};
+
+const SCHEMA: &Schema = &operators::RETENTION;
+const POSITIONS: &Positions = &Positions::new(SCHEMA);
+
+pub(super) const KERNEL: CpuKernel = KernelRegistration::new(SCHEMA, DType::F32, |attributes, level| {
+    Ok(Box::new(Retention { epsilon: attributes.float(POSITIONS.epsilon)?, level: *level }))
+});
 
 /// Tokens of a chunk.
 const CHUNK: usize = 64;
-/// Columns that are not divided further.
-const FEWEST_COLUMNS: usize = 192;
+/// The granularity of the columns of a task.
+const MIN_COLUMNS: usize = 192;
 
 #[derive(Debug)]
-pub(crate) struct Retention {
-    pub(crate) heads: usize,
-    pub(crate) eps: f32,
-    pub(crate) level: Level,
+struct Retention {
+    epsilon: f32,
+    level: Level,
 }
 
-/// A call, its shapes checked.
-struct Call<'a> {
-    batch: usize,
+/// The operands and sizes of a call.
+struct SequenceCall<'a> {
     time: usize,
-    heads: usize,
-    dk: usize,
-    dv: usize,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    cos: &'a [f32],
-    sin: &'a [f32],
-    state: &'a [f32],
+    shared: RetentionCall<'a>,
     lengths: Lengths<'a>,
 }
 
-impl Retention {
-    pub(crate) const OPERANDS: &'static [Slot] = &[
-        Slot::required("q"),
-        Slot::required("k"),
-        Slot::required("v"),
-        Slot::required("cos"),
-        Slot::required("sin"),
-        Slot::required("scale"),
-        Slot::required("state"),
-        Slot::required("gate"),
-        Slot::required("norm"),
-        Slot::lengths(Arity::Required),
-    ];
-
-    fn check<'a>(&self, operands: Operands<'a, '_>) -> Result<(Call<'a>, Ending<'a>), Error> {
-        let heads = self.heads;
-        let [batch, time, dk, dv] = sizes(&operands, heads)?;
-        let of_tokens = |index, size| operands.floats(index, [batch, time, size]);
-        let call = Call {
-            batch,
-            time,
-            heads,
-            dk,
-            dv,
-            q: of_tokens(0, heads * dk)?,
-            k: of_tokens(1, heads * dk)?,
-            v: of_tokens(2, heads * dv)?,
-            cos: of_tokens(3, dk / 2)?,
-            sin: of_tokens(4, dk / 2)?,
-            state: operands.floats(6, [batch, heads, dk, dv])?,
-            lengths: operands.lengths(9, batch, time)?,
-        };
-        let ending = Ending {
-            scale: of_tokens(5, heads)?,
-            gate: of_tokens(7, heads * dv)?,
-            norm: operands.floats(8, [dv])?,
-            eps: self.eps,
-        };
-        Ok((call, ending))
-    }
-}
-
 impl Kernel for Retention {
-    fn run(&self, operands: &[Operand<'_>], results: &mut [&mut [f32]], pool: &dyn Pool) -> Result<(), Error> {
-        let (call, ending) = self.check(Operands { slots: Self::OPERANDS, given: operands })?;
-        let [o, present] = buffers(results, [call.v.len(), call.state.len()])?;
-        let heads = call.batch * call.heads;
-        let wanted = pool.threads().div_ceil(heads.max(1)).max(1);
-        let columns = call.dv.div_ceil(wanted).next_multiple_of(FEWEST_COLUMNS).min(call.dv);
-        let blocks = call.dv.div_ceil(columns);
+    fn compute(
+        &self,
+        call: &BoundCall<'_, Operand<'_>>,
+        results: &mut [ResultBuffer<'_>],
+        pool: &dyn Pool,
+    ) -> Result<(), Error> {
+        let time = call.size(position!(SCHEMA, dimension "time"));
+        let call = SequenceCall {
+            time,
+            shared: RetentionCall::new(call, POSITIONS, self.epsilon)?,
+            lengths: call.lengths(position!(SCHEMA, operand "lengths"), time)?,
+        };
+        let RetentionCall { batch, heads, dv, .. } = call.shared;
+        let [o, present] = f32_results(results)?;
+        let columns = call.shared.columns_per_task(pool.threads(), MIN_COLUMNS);
+        let blocks = dv.div_ceil(columns);
         let (o, present) = (Parts::new(o), Parts::new(present));
-        pool.run(heads * blocks, &|task| {
+        pool.run(batch * heads * blocks, &|task| {
             let (head, first) = (task / blocks, task % blocks * columns);
-            let width = columns.min(call.dv - first);
+            let width = columns.min(dv - first);
             self.level.run(Block { call: &call, head, first, width, o, present });
         })?;
-        pool.run(call.batch * call.time, &|token| {
-            for head in token * call.heads..(token + 1) * call.heads {
-                // SAFETY: each task writes its own token, a head at a time, after all others have ended.
-                let o = unsafe { o.part(head * call.dv, call.dv) };
-                self.level.run(End { ending: &ending, head, o });
+        pool.run(batch * time, &|token| {
+            for head in token * heads..(token + 1) * heads {
+                // SAFETY: each task writes its own token, one head at a time, after all tasks above have ended.
+                let o = unsafe { o.part(head * dv, dv) };
+                self.level.run(NormAndGate { output: &call.shared.output, head, o });
             }
         })
     }
@@ -115,8 +85,8 @@ impl Kernel for Retention {
 
 /// Some columns of one head, over all tokens.
 struct Block<'a> {
-    call: &'a Call<'a>,
-    /// Counted through the batch.
+    call: &'a SequenceCall<'a>,
+    /// Index in `[B, H]`.
     head: usize,
     first: usize,
     width: usize,
@@ -125,15 +95,15 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Turns a chunk's vectors by their positions' angles: `[C, dk]`.
+    /// Rotates a chunk's vectors by their positions' angles: `[C, dk]`.
     #[inline(always)]
-    fn turned(&self, x: &[f32], first: usize, tokens: usize, out: &mut [f32]) {
-        let Call { time, heads, dk, .. } = *self.call;
+    fn rotate(&self, x: &[f32], first: usize, tokens: usize, out: &mut [f32]) {
+        let SequenceCall { time, shared: RetentionCall { heads, dk, .. }, .. } = *self.call;
         let (row, head) = (self.head / heads, self.head % heads);
         for (i, out) in out.chunks_exact_mut(dk).take(tokens).enumerate() {
             let token = row * time + first + i;
             let x = &x[(token * heads + head) * dk..][..dk];
-            let angles = self.call.cos[token * dk / 2..].iter().zip(&self.call.sin[token * dk / 2..]);
+            let angles = self.call.shared.cos[token * dk / 2..].iter().zip(&self.call.shared.sin[token * dk / 2..]);
             for ((out, x), (cos, sin)) in out.chunks_exact_mut(2).zip(x.chunks_exact(2)).zip(angles) {
                 out[0] = x[0] * cos - x[1] * sin;
                 out[1] = x[1] * cos + x[0] * sin;
@@ -147,19 +117,23 @@ impl Work for Block<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { call, head: place, first, width, o, present } = self;
-        let Call { time, heads, dk, dv, .. } = *call;
-        let (row, head) = (place / heads, place % heads);
+        let Self { call, head: index, first, width, o, present } = self;
+        let SequenceCall {
+            time,
+            shared: RetentionCall { heads, dk, dv, q: queries, k: keys, v: new, state: past, .. },
+            ..
+        } = *call;
+        let (row, head) = (index / heads, index % heads);
         let length = call.lengths.of(row);
         let log_decay = DenseRetNet::decay(head).ln();
         let decay = |tokens: usize| (log_decay * tokens as f64).exp() as f32;
         let powers: [f32; CHUNK + 1] = std::array::from_fn(decay);
 
-        let state = Target { parts: present, start: place * dk * dv + first, row: dv };
+        let state = Target { parts: present, start: index * dk * dv + first, row: dv };
         for i in 0..dk {
             // SAFETY: each task writes its own columns of its own head, a row at a time.
             let to = unsafe { present.part(state.start + i * dv, width) };
-            to.copy_from_slice(&call.state[state.start + i * dv..][..width]);
+            to.copy_from_slice(&past[state.start + i * dv..][..width]);
         }
         let (mut q, mut k) = (vec![0.0; CHUNK * dk], vec![0.0; CHUNK * dk]);
         let mut scores = vec![0.0; CHUNK * CHUNK];
@@ -167,8 +141,8 @@ impl Work for Block<'_> {
 
         for start in (0..length).step_by(CHUNK) {
             let tokens = CHUNK.min(length - start);
-            self.turned(call.q, start, tokens, &mut q);
-            self.turned(call.k, start, tokens, &mut k);
+            self.rotate(queries, start, tokens, &mut q);
+            self.rotate(keys, start, tokens, &mut k);
             let of_token = |token: usize| ((row * time + token) * heads + head) * dv + first;
             let out = Target { parts: o, start: of_token(start), row: heads * dv };
 
@@ -187,7 +161,7 @@ impl Work for Block<'_> {
             // o = scores v + reach ∘ (q S)
             left.pack(simd, tokens, tokens, |i, j, to| column(&scores[i * CHUNK + j..], CHUNK, to));
             values.pack(simd, tokens, width, |token, column, to| {
-                to.copy_from_slice(&call.v[out.start + token * heads * dv + column..][..to.len()]);
+                to.copy_from_slice(&new[out.start + token * heads * dv + column..][..to.len()]);
             });
             // SAFETY: each task writes its own columns of its own head.
             unsafe { values.multiply(simd, &left, 0.0, out) };

@@ -1,8 +1,8 @@
-//! Vectors as arrays: for processors without a level of their own, and the measure of the others.
+//! Vectors as arrays: for processors without a level of their own, and as the reference for the other levels.
 
 use super::Simd;
 
-/// Nothing to prove.
+/// The token of the level that needs no instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Portable;
 
@@ -56,7 +56,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn mul_add(self, a: F, b: F, c: F) -> F {
-        // Rounded twice: a fused one in software takes a hundred times as long.
+        // Rounded twice: a fused operation in software is far slower.
         std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
     }
 

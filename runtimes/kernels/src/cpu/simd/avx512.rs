@@ -1,4 +1,4 @@
-//! AVX-512: 16 numbers a vector, 32 registers.
+//! AVX-512: 16 elements per vector, 32 registers.
 
 use super::{Simd, Work};
 use std::arch::x86_64::*;

@@ -1,11 +1,11 @@
-//! Elementary functions on vectors, with the errors that `tests/functions.rs` holds them to.
+//! Elementary functions on vectors, with the error bounds that `tests/suite/functions.rs` checks.
 
 use super::Simd;
 
-/// `ln 2` in two parts, of which the first times any exponent is exact.
+/// `ln 2` in two parts; the product of the first with any exponent is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// Added to a number below 2^22 it rounds that to an integer, which then lies in the lowest bits.
+/// Rounds a number below 2^22 to an integer when added to it; the integer is then in the lowest bits.
 const INTEGER: f32 = 12_582_912.0;
 /// `(e^r - 1 - r) / r²` for |r| ≤ ½ ln 2, to 3e-9 of e^r.
 const EXP: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_888, 0.001_395_048_8];
@@ -25,7 +25,7 @@ pub(crate) trait Functions: Simd {
         self.shift(self.polynomial(f, &EXP2), bits)
     }
 
-    /// `e^x` for x in -87 … 88, to within 2 units in the last place; beyond, that of the nearer end.
+    /// `e^x` for x in -87 … 88, to within 2 units in the last place; x is clamped to this range.
     #[inline(always)]
     fn exp(self, x: Self::F) -> Self::F {
         let bounded = self.min(self.max(x, self.splat(-87.0)), self.splat(88.0));
@@ -66,31 +66,31 @@ pub(crate) trait Functions: Simd {
         y
     }
 
-    /// As [`Simd::load`] from a slice that may be shorter than a vector; zeros behind it.
+    /// As [`Simd::load`], from a slice that may be shorter than a vector; missing lanes are zero.
     #[inline(always)]
     fn load_some(self, from: &[f32]) -> Self::F {
         if from.len() >= Self::LANES {
             return self.load(from);
         }
-        let mut padded = [0.0; MOST_LANES];
+        let mut padded = [0.0; MAX_LANES];
         padded[..from.len()].copy_from_slice(from);
         self.load(&padded)
     }
 
-    /// As [`Simd::store`] to a slice that may be shorter than a vector; what it has no room for is dropped.
+    /// As [`Simd::store`], to a slice that may be shorter than a vector; superfluous lanes are dropped.
     #[inline(always)]
     fn store_some(self, to: &mut [f32], x: Self::F) {
         if to.len() >= Self::LANES {
             return self.store(to, x);
         }
-        let mut padded = [0.0; MOST_LANES];
+        let mut padded = [0.0; MAX_LANES];
         self.store(&mut padded, x);
-        let room = to.len();
-        to.copy_from_slice(&padded[..room]);
+        let length = to.len();
+        to.copy_from_slice(&padded[..length]);
     }
 }
 
-/// Numbers in the longest vector of any level.
-const MOST_LANES: usize = 16;
+/// Lanes of the longest vector of any level.
+const MAX_LANES: usize = 16;
 
 impl<S: Simd> Functions for S {}
