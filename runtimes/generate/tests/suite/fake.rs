@@ -201,7 +201,7 @@ impl Model for FakeModel {
         self.call(GraphKind::Recurrent, tokens, states)
     }
 
-    fn run(&mut self, _: GraphKind, _: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error> {
-        Err(Error::Runtime { what: "fake".to_owned(), problem: "has no graphs".to_owned() })
+    fn run(&mut self, kind: GraphKind, _: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error> {
+        Err(Error::NotLoaded { graph: kind })
     }
 }
