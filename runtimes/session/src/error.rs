@@ -1,5 +1,6 @@
 //! What can go wrong between a bundle on disk and its logits.
 
+use crate::StatesError;
 use std::path::PathBuf;
 
 /// An error of a bundle, a runtime or what was fed to it.
@@ -30,6 +31,9 @@ pub enum Error {
         /// What is wrong, expected and got.
         problem: String,
     },
+    /// Rows of states cannot be used as asked.
+    #[error(transparent)]
+    States(#[from] StatesError),
     /// A runtime or device cannot be used.
     #[error("{what}: {problem}")]
     Unusable {

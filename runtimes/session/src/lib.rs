@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod argmax;
 mod bundle;
 mod error;
 pub mod inputs;
@@ -14,13 +15,16 @@ mod probe;
 mod product;
 mod signature;
 mod snapshot;
+mod states;
 mod tensor;
 
+pub use argmax::argmax;
 pub use bundle::Bundle;
 pub use error::Error;
-pub use model::{Availability, Device, LoadOptions, Logits, Model, RuntimeInfo, StateStore, States, TokenBatch};
+pub use model::{Availability, Device, LoadOptions, Logits, Model, RuntimeInfo, TokenBatch};
 pub use probe::{Probe, expose};
 pub use product::{Product, min_time};
 pub use signature::signature;
 pub use snapshot::Snapshot;
+pub use states::{StateStore, States, StatesError};
 pub use tensor::{HostTensor, Values};
