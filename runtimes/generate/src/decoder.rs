@@ -1,7 +1,7 @@
 //! How a tokenizer spells its tokens, as rules that can be applied to one token after the other.
 //!
-//! The one design decision: a closed list of decoder forms. For each of them what a token adds to the text is known
-//! exactly, with bounded look-back; any other form is refused by name rather than streamed almost right.
+//! The list of decoder types is closed. For each of them it is known exactly, with bounded look-back, what a token adds
+//! to the text. Any other type is refused by name, since it would be streamed almost right.
 
 use crate::Error;
 use tokenizers::{Decoder, DecoderWrapper};
@@ -34,7 +34,7 @@ impl Spelling {
     /// Takes a decoder apart.
     ///
     /// # Errors
-    /// When its form is not on the list; the text says which part.
+    /// When its type is not on the list; the text says which part.
     pub(crate) fn of(decoder: Option<&DecoderWrapper>) -> Result<Self, String> {
         let mut spelling = Self { each: Vec::new(), bytes: Bytes::None, trim: (' ', 0), joined: decoder.is_none() };
         let parts = match decoder {

@@ -67,7 +67,7 @@ fn sequence(generator: &mut ChaCha8Rng) -> Vec<u32> {
 }
 
 /// Streams, taking settled text as it comes, and checks that what was taken never has to be taken back.
-fn streamed(mut stream: TextStream<'_>, tokens: &[u32]) -> String {
+fn streamed(mut stream: TextStream, tokens: &[u32]) -> String {
     let mut text = String::new();
     let mut last = String::new();
     for &token in tokens {
