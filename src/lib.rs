@@ -28,11 +28,11 @@ pub mod runtime;
 pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
 pub use densessm_checkpoint::Checkpoint;
 pub use densessm_generate::{
-    FinishReason, GenerateOptions, Generation, GenerationConfig, Piece, Progress, Prompt, Sampling, Statistics,
-    TextPosition, Tokenizer, generate,
+    Continuation, FinishReason, GenerateOptions, Generation, GenerationConfig, Piece, Prompt, Sampling, SavedSequence,
+    Sequence, Statistics, TextPosition, Tokenizer, generate, resume,
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
     Availability, Bundle, Device, HostTensor, LoadOptions, Logits, Model, Product, RuntimeInfo, Snapshot, States,
-    TokenBatch, Values,
+    StatesError, TokenBatch, Values, argmax,
 };
