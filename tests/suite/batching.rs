@@ -71,35 +71,32 @@ struct Served {
     text: String,
 }
 
-/// Two tokens that the model alone finds equally likely, as far as fp32 can tell.
-#[derive(Debug)]
-struct NearTie {
+/// A row whose most likely token in the batch is not the one that the model alone chooses.
+struct Divergence {
     sequence: usize,
+    /// Tokens after the prompt.
     position: usize,
-    alone: u32,
     batched: u32,
-    /// By how much the model alone prefers its token, in logits.
-    margin: f64,
 }
 
 impl Served {
-    /// Takes a row of logits. Where the batch prefers another token than the model alone, the two must be a near-tie;
-    /// the sequence then follows the model alone.
-    fn accept(&mut self, count: usize, scores: &[f32], requests: &[Request]) -> (bool, Option<(usize, u32)>) {
+    /// Takes a row of logits and returns whether the sequence has ended. Where the batch prefers another token than the
+    /// model alone, that is noted, and the sequence follows the model alone.
+    fn accept(&mut self, count: usize, scores: &[f32], requests: &[Request], noted: &mut Vec<Divergence>) -> bool {
         let request = &requests[self.index];
         let position = self.tokens.len();
         let last = count == self.sequence.pending().len();
         let expected = request.tokens[position];
         let got = argmax(scores).unwrap() as u32;
-        let differs = last && got != expected;
         let mut scores = scores.to_vec();
-        if differs {
+        if last && got != expected {
+            noted.push(Divergence { sequence: self.index, position, batched: got });
             scores[expected as usize] = scores[got as usize] + 1.0;
         }
-        let Some(piece) = self.sequence.accept(count, &scores).unwrap() else { return (false, None) };
+        let Some(piece) = self.sequence.accept(count, &scores).unwrap() else { return false };
         self.tokens.extend(piece.token);
         self.text.push_str(&piece.text);
-        (piece.finish.is_some(), differs.then_some((position, got)))
+        piece.finish.is_some()
     }
 }
 
@@ -112,8 +109,8 @@ fn scores_alone(model: &mut dyn Model, request: &Request, position: usize) -> Ve
     logits.last(0, tokens.len()).to_vec()
 }
 
-/// Serves the requests in one batch and compares each with what the model says alone; returns the near-ties.
-fn serve(model: &mut dyn Model, tokenizer: &Tokenizer, what: &str) -> Vec<NearTie> {
+/// Serves the requests in one batch and compares each with what the model generates alone. Returns the near-ties.
+fn serve(model: &mut dyn Model, tokenizer: &Tokenizer, what: &str) -> Vec<String> {
     let requests = requests(model, tokenizer);
     let mut draws = Draws(2);
     let mut batch = model.initial_states(0).unwrap();
@@ -138,9 +135,8 @@ fn serve(model: &mut dyn Model, tokenizer: &Tokenizer, what: &str) -> Vec<NearTi
                     1 => model.step(&tokens, &mut states).unwrap(),
                     _ => model.prefill(&TokenBatch::new(&tokens, &[count]).unwrap(), &mut states).unwrap(),
                 };
-                let (over, divergence) = served.accept(count, logits.last(0, count), &requests);
+                let over = served.accept(count, logits.last(0, count), &requests, &mut divergences);
                 assert!(!over, "{what}: {arrived} ended with its first token");
-                divergences.extend(divergence.map(|at| (arrived, at)));
             }
             waiting.push((served, states));
             arrived += 1;
@@ -165,11 +161,9 @@ fn serve(model: &mut dyn Model, tokenizer: &Tokenizer, what: &str) -> Vec<NearTi
         }
         let tokens: Vec<i64> = active.iter().map(|served| served.sequence.next_tokens(1)[0]).collect();
         let logits = model.step(&tokens, &mut batch).unwrap();
-        // From the last row on: a row that takes the place of a removed one was looked at already.
+        // In descending order, so that the row that replaces a removed one has been handled already.
         for row in (0..active.len()).rev() {
-            let (over, divergence) = active[row].accept(1, logits.at(row, 0), &requests);
-            divergences.extend(divergence.map(|at| (active[row].index, at)));
-            if over {
+            if active[row].accept(1, logits.at(row, 0), &requests, &mut divergences) {
                 batch.swap_remove(row).unwrap();
                 done.push(active.swap_remove(row));
             }
@@ -183,16 +177,17 @@ fn serve(model: &mut dyn Model, tokenizer: &Tokenizer, what: &str) -> Vec<NearTi
         let Request { tokens, text, .. } = &requests[served.index];
         assert_eq!((&served.tokens, &served.text), (tokens, text), "{what}: sequence {}", served.index);
     }
-    let near_tie = |(sequence, (position, batched)): (usize, (usize, u32))| {
+    let near_tie = |Divergence { sequence, position, batched }| {
         let request = &requests[sequence];
         let scores = scores_alone(model, request, position);
         let alone = request.tokens[position];
         let margin = f64::from(scores[alone as usize]) - f64::from(scores[batched as usize]);
         let largest = scores.iter().fold(0.0_f64, |largest, &score| largest.max(f64::from(score.abs())));
-        let tie = NearTie { sequence, position, alone, batched, margin };
+        let tie =
+            format!("sequence {sequence}, token {position}: {alone} alone, {batched} in the batch, {margin} apart");
         // The logits of both may be off by the tolerance.
         let allowed = 2.0 * (parity::ABSOLUTE + parity::RELATIVE * largest);
-        assert!(margin <= allowed, "{what}: expected a margin of at most {allowed}, got {tie:?}");
+        assert!(margin <= allowed, "{what}: expected a near-tie of at most {allowed}, got {tie}");
         tie
     };
     divergences.into_iter().map(near_tie).collect()
@@ -211,7 +206,7 @@ fn forty_sequences_that_join_and_leave_a_batch_generate_the_text_that_each_gener
         for row in devices() {
             let what = format!("{name}, {}", row.name());
             for tie in serve(&mut *row.load(&exported.bundle), &tokenizer, &what) {
-                println!("{what}: near-tie: {tie:?}");
+                println!("{what}: near-tie: {tie}");
             }
         }
     }

@@ -37,12 +37,12 @@ pub enum Error {
     /// Saved states whose pending tokens cannot be read.
     #[error("states: expected a list of token ids as pending tokens, got `{0}`")]
     Pending(String),
-    /// A sequence was told that other tokens were fed than it had to feed.
+    /// A sequence was given logits for a number of tokens that it had not to feed.
     #[error("sequence: expected 1 to {due} tokens fed, got {count}")]
     Fed {
         /// Number of tokens that were to be fed; 0 once the sequence has ended.
         due: usize,
-        /// Number of tokens that it was told of.
+        /// Number of tokens that were fed according to the caller.
         count: usize,
     },
     /// An option is out of its range.

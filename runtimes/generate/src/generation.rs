@@ -29,7 +29,7 @@ pub struct Generation<'a> {
     statistics: Statistics,
 }
 
-/// Generates text after a prompt. Nothing is fed to the model before the first piece is asked for.
+/// Generates text after a prompt. Nothing is fed to the model before the iterator's first item is requested.
 ///
 /// A prompt goes through the parallel graph in chunks of [`PREFILL_CHUNK`] tokens, single tokens through the recurrent
 /// one; a bundle with one graph only uses it for everything.

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Piece {
-    /// The token that was generated; none if the sequence ended without one (it was cancelled, or asked for 0 tokens).
+    /// The token that was generated; none if the sequence ended without one (it was cancelled, or its maximum was 0).
     pub token: Option<u32>,
     /// Text that is final and cannot be the beginning of a stop string; often empty.
     pub text: String,

@@ -1,7 +1,7 @@
 //! Copies within a GPU's memory, through the CUDA driver that ONNX Runtime's provider uses.
 //!
 //! ONNX Runtime's C interface copies whole tensors only, and each of its copies is a session's run. These copy rows.
-//! They are queued on a stream of their own; [`Entered::wait`] ends when they are done.
+//! They are queued on a separate stream; [`Entered::wait`] returns when they are done.
 
 use libloading::Library;
 use std::{
@@ -137,7 +137,7 @@ impl Drop for Cuda {
             && !self.stream.is_null()
         {
             // SAFETY: the stream was made by this context, and every copy on it was waited for.
-            // What an error leaves behind is freed with the process.
+            // After an error the stream is freed with the process.
             let _ = unsafe { (entered.cuda.driver.destroy_stream)(self.stream) };
         }
         // SAFETY: retained once, released once.
@@ -156,8 +156,8 @@ impl Entered<'_> {
     /// Queues a copy within the GPU's memory.
     ///
     /// # Safety
-    /// Both places hold `bytes` bytes, do not overlap, and are neither freed nor used otherwise before
-    /// [`Entered::wait`] has ended.
+    /// There are `bytes` bytes at both addresses. They do not overlap, and are neither freed nor used otherwise before
+    /// [`Entered::wait`] has returned.
     pub(crate) unsafe fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), String> {
         let driver = &self.cuda.driver;
         // SAFETY: the caller's obligation.
@@ -177,7 +177,7 @@ impl Entered<'_> {
     /// Copies numbers of the host to the GPU, and waits for it.
     ///
     /// # Safety
-    /// The place holds as many floats, and nothing else uses it meanwhile.
+    /// There are as many floats at the address, and nothing else uses them until this returns.
     pub(crate) unsafe fn write(&self, to: Address, values: &[f32]) -> Result<(), String> {
         let driver = &self.cuda.driver;
         let from = values.as_ptr().cast();
@@ -189,7 +189,7 @@ impl Entered<'_> {
     /// Copies numbers of the GPU to the host, and waits for it.
     ///
     /// # Safety
-    /// The place holds as many floats, and nothing writes to it meanwhile.
+    /// There are as many floats at the address, and nothing writes to them until this returns.
     pub(crate) unsafe fn read(&self, from: Address, values: &mut [f32]) -> Result<(), String> {
         let driver = &self.cuda.driver;
         let (to, bytes) = (values.as_mut_ptr().cast(), size_of_val(values));

@@ -34,8 +34,8 @@ pub(crate) struct Step {
     pub(crate) directions: [Binding; 2],
     pub(crate) tokens: Tensor<i64>,
     pub(crate) past_length: Tensor<i64>,
-    /// Where the step's logits go. It belongs to one model, by which the models of a bundle are told apart: states may
-    /// be handed to another one.
+    /// Where the step's logits go. It belongs to one model, and so identifies it: states may be handed to another model
+    /// of the same bundle.
     pub(crate) logits: Arc<Block>,
     /// The bindings keep their session alive, and that reads these.
     pub(crate) _weights: Option<Arc<Weights>>,
@@ -118,7 +118,7 @@ impl OrtStates {
         Ok(())
     }
 
-    /// Copies rows of other states behind the present ones, for which there is memory.
+    /// Copies rows of other states after the present ones. There must be memory for them.
     fn append(&mut self, other: &Self, ranges: &[Range<usize>]) -> Result<(), Error> {
         let (batch, current) = (self.batch, self.current);
         let blocks = other.sets[other.current].iter().zip(&mut self.sets[current]);

@@ -27,7 +27,7 @@ pub enum StatesError {
     /// There is no row with this number.
     #[error("states: expected a row below {batch}, got {row}")]
     Row {
-        /// The row asked for.
+        /// The row that was given.
         row: usize,
         /// The number of rows.
         batch: usize,
@@ -94,7 +94,7 @@ impl dyn StateStore {
 /// The states of a batch of sequences, one row each. Their size does not depend on how many tokens were consumed.
 ///
 /// Sequences join and leave a batch between any two calls of the model. No number passes through host memory unless
-/// the runtime keeps its states there, and unless a [snapshot](States::snapshot) is asked for.
+/// the runtime keeps its states there, and unless a [snapshot](States::snapshot) is taken.
 ///
 /// ```no_run
 /// # use densessm_session::{Error, Model, TokenBatch};

@@ -34,7 +34,7 @@ struct Call<'a> {
 }
 
 impl TractModel {
-    /// Loads the graphs asked for.
+    /// Loads the graphs that the options list.
     pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Self, Error> {
         let run_options = RunOptions { executor: executor(options.threads)?, ..RunOptions::default() };
         let load = |kind: GraphKind| match options.graphs.contains(&kind) {
@@ -116,7 +116,7 @@ fn unexpected(kind: GraphKind, what: &str) -> Error {
     Error::Runtime { what: format!("the {kind} graph"), problem: what.to_owned() }
 }
 
-/// Threads of one operator; tract's default executor if none is asked for.
+/// The executor for a number of threads within one operator; tract's default one without a number.
 pub(crate) fn executor(threads: Option<usize>) -> Result<Option<Executor>, Error> {
     match threads {
         None => Ok(None),

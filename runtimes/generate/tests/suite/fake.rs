@@ -1,5 +1,5 @@
 //! A model whose scores are a function of all the tokens that it consumed, so that a token that is lost, doubled or
-//! swapped changes every score after it; and a bundle whose manifest lists the graphs asked for.
+//! swapped changes every score after it; and a bundle whose manifest lists the given graphs.
 
 use densessm_generate::Tokenizer;
 use densessm_proto::{
@@ -168,7 +168,7 @@ impl FakeModel {
             flag.store(true, Ordering::Relaxed);
         }
         if self.fails_at == Some(call) {
-            return Err(Error::Runtime { what: "fake".to_owned(), problem: "failed as told".to_owned() });
+            return Err(Error::Runtime { what: "fake".to_owned(), problem: "failed on purpose".to_owned() });
         }
         let History { rows, .. } = states.store(&self.bundle)?;
         self.logits.clear();

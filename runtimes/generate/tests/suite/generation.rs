@@ -21,7 +21,7 @@ fn long_prompt(length: usize) -> Vec<u32> {
     (0..length as u32).map(|i| 259 + (i * 37) % 700).collect()
 }
 
-/// Token ids, text and end of all pieces to come.
+/// Token ids, text and finish reason of all pieces to come.
 fn drain(generation: &mut Generation<'_>) -> (Vec<u32>, String, Option<FinishReason>) {
     let pieces: Vec<Piece> = generation.map(Result::unwrap).collect();
     let ended = pieces.iter().position(|piece| piece.finish.is_some());
@@ -52,7 +52,7 @@ fn run_on(
     drain(&mut resume(model, tokenizer, saved, None, options).unwrap())
 }
 
-/// A model that says this text after this prompt, and then for ever the last token.
+/// A model that generates these tokens after this prompt, and then repeats the last one.
 fn speaker(tokenizer: &Tokenizer, prompt: &str, tokens: Vec<u32>) -> FakeModel {
     let start = tokenizer.encode(prompt, TextPosition::Start).unwrap().len();
     FakeModel::both(Speech::Script { start, tokens })
@@ -323,7 +323,7 @@ fn after_an_error_of_the_model_the_sequence_can_go_on() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error.to_string(), "fake: failed as told");
+        assert_eq!(error.to_string(), "fake: failed on purpose");
         assert!(generation.next().is_none());
         let saved = generation.into_saved();
         let left = 8 - made.len();

@@ -203,7 +203,7 @@ fn forty_sequences_in_one_changing_batch_say_what_they_say_alone_without_a_snaps
         let logits = model.step(&tokens, &mut batch).unwrap();
         let over: Vec<bool> =
             rows.iter_mut().enumerate().map(|(row, served)| served.accept(1, logits.at(row, 0))).collect();
-        // From the last row on, so that a row that takes the place of a removed one was already looked at.
+        // In descending order, so that the row that replaces a removed one has been handled already.
         for row in (0..rows.len()).rev().filter(|&row| over[row]) {
             batch.swap_remove(row).unwrap();
             done.push(rows.swap_remove(row));

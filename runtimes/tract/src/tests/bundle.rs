@@ -152,7 +152,7 @@ fn steps_move_the_states_on_and_lend_the_logits() {
 }
 
 #[test]
-fn a_fork_and_a_snapshot_go_their_own_ways() {
+fn a_fork_and_a_snapshot_are_independent_of_their_original() {
     let (_dir, mut model) = loaded();
     let mut states = model.initial_states(1).unwrap();
     model.step(&[0], &mut states).unwrap();
