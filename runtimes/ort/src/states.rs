@@ -12,7 +12,7 @@ use crate::{
 use densessm_proto::StateTensor;
 use densessm_session::{Error, HostTensor, StateStore, StatesError, Values};
 use ort::value::Tensor;
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, slice, sync::Arc};
 
 /// For how many sizes of the batch the bindings of a step are kept.
 const BOUND_SIZES: usize = 8;
@@ -113,7 +113,7 @@ impl OrtStates {
     /// Moves to blocks of another capacity, which must be enough for the present rows.
     fn reallocate(&mut self, capacity: usize) -> Result<(), Error> {
         let mut moved = Self::allocate(Arc::clone(&self.layout), Arc::clone(&self.memory), capacity)?;
-        moved.append(self, &[0..self.batch])?;
+        moved.append(self, slice::from_ref(&(0..self.batch)))?;
         *self = moved;
         Ok(())
     }
@@ -140,7 +140,7 @@ impl OrtStates {
 impl StateStore for OrtStates {
     fn fork(&self) -> Result<Box<dyn StateStore>, Error> {
         let mut copy = Self::allocate(Arc::clone(&self.layout), Arc::clone(&self.memory), self.batch)?;
-        copy.append(self, &[0..self.batch])?;
+        copy.append(self, slice::from_ref(&(0..self.batch)))?;
         Ok(Box::new(copy))
     }
 
