@@ -5,8 +5,8 @@
 
 use anyhow::{Result, ensure};
 use densessm::{
-    Bundle, Checkpoint, Device, ExportOptions, GenerateOptions, GenerationConfig, Prompt, TokenBatch, Tokenizer,
-    export, generate, proto::LogitsMode, runtime,
+    Bundle, Checkpoint, Device, ExportOptions, GenerationConfig, Prompt, TokenBatch, Tokenizer, export, generate,
+    proto::LogitsMode, runtime,
 };
 use std::{
     io::{Write, stdout},
@@ -59,7 +59,7 @@ fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
 
     println!("  states of a sequence: {} bytes, whatever its length", bundle.manifest().state_bytes_per_sequence);
     println!();
-    let options = GenerateOptions { max_new_tokens: 80, ..GenerationConfig::open(bundle.dir())?.options() };
+    let options = GenerationConfig::open(bundle.dir())?.options().with_max_new_tokens(80);
     let mut generation = generate(&mut *model, &tokenizer, Prompt::text(PROMPT), options)?;
     print!("{PROMPT}");
     for piece in generation.by_ref() {

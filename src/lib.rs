@@ -45,11 +45,11 @@ pub use error::Error;
 pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
 pub use densessm_checkpoint::Checkpoint;
 pub use densessm_generate::{
-    FinishReason, GenerateOptions, Generation, GenerationConfig, Piece, Progress, Prompt, Sampling, Statistics,
-    TextPosition, Tokenizer, generate,
+    Continuation, FinishReason, GenerateOptions, Generation, GenerationConfig, Piece, Prompt, Sampling, SavedSequence,
+    Sequence, Statistics, TextPosition, Tokenizer, generate, resume,
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
     Bundle, Device, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider, RuntimeInfo, Snapshot,
-    States, TokenBatch, Values, write_atomically,
+    States, StatesError, TokenBatch, Values, argmax, write_atomically,
 };

@@ -1,12 +1,15 @@
 //! ONNX Runtime as a runtime of bundles.
 //!
-//! The one design decision: a step looks up no names and copies no states. A sequence's states are in two sets of
-//! tensors; one IO binding reads the first and writes the second, another the reverse, and steps alternate between
-//! them. A call that fails has therefore not changed the states that it read.
+//! The states of a batch are kept in two sets of tensors on the device. One binding reads the first set and writes the
+//! second, another does the reverse, and steps alternate between them. So a step copies no state and looks up no names,
+//! and a call that fails has not touched the states that it read. Sequences join and leave a batch within that memory.
 
+mod binding;
+mod cuda;
 mod device;
 mod error;
 mod library;
+mod memory;
 mod model;
 mod probe;
 mod roofline;

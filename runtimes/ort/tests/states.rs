@@ -1,5 +1,5 @@
-//! States on ONNX Runtime, call after call. What they must be is told by `Model::run`, which is fed every tensor by name
-//! and returns every tensor, and keeps nothing in between.
+//! States on ONNX Runtime, call after call. The expected values come from `Model::run`, which takes and returns every
+//! tensor by name and keeps nothing between two calls.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -47,7 +47,7 @@ fn floats(tensor: &HostTensor) -> &[f32] {
     }
 }
 
-/// A sequence driven by naming every tensor.
+/// A sequence whose tensors are all passed by name.
 struct ByName {
     carried: BTreeMap<String, HostTensor>,
 }
@@ -69,7 +69,7 @@ impl ByName {
         floats(&logits).to_vec()
     }
 
-    /// Compares with the states kept by the room.
+    /// Compares with the states that the model keeps.
     fn assert_carried(&self, states: &States) {
         let snapshot = states.snapshot().unwrap();
         for (name, tensor) in snapshot.tensors() {
@@ -81,7 +81,7 @@ impl ByName {
     }
 }
 
-/// Some tokens that no state is indifferent to.
+/// Tokens that change every state.
 fn tokens(count: usize, seed: usize) -> Vec<i64> {
     (0..count).map(|at| ((at * 31 + seed * 17 + at * at) % 90) as i64).collect()
 }
@@ -114,7 +114,7 @@ fn calls_in_any_mix_carry_what_the_graphs_return() {
 }
 
 #[test]
-fn batches_of_different_sizes_take_turns_on_one_model() {
+fn batches_of_different_sizes_alternate_on_one_model() {
     for name in MODELS {
         let (_folder, bundle) = exported(&golden(name));
         let mut model = load(&bundle);
@@ -215,7 +215,7 @@ fn a_call_that_fails_inside_the_runtime_leaves_the_states_as_they_were() {
 }
 
 #[test]
-fn a_snapshot_restored_twice_goes_two_ways() {
+fn a_snapshot_restored_twice_gives_independent_states() {
     for name in MODELS {
         let (_folder, bundle) = exported(&golden(name));
         let mut model = load(&bundle);

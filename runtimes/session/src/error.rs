@@ -1,6 +1,6 @@
 //! The errors between a bundle on disk and its logits.
 
-use crate::{Device, Unusable};
+use crate::{Device, StatesError, Unusable};
 use densessm_proto::GraphKind;
 use std::path::PathBuf;
 
@@ -32,6 +32,9 @@ pub enum Error {
         /// What is wrong, expected and got.
         problem: String,
     },
+    /// Rows of states cannot be used as requested.
+    #[error(transparent)]
+    States(#[from] StatesError),
     /// The runtime that was asked for cannot be used on the device.
     #[error(transparent)]
     Unusable(#[from] Unusable),

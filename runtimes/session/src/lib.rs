@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod argmax;
 mod bundle;
 mod device;
 mod error;
@@ -28,20 +29,23 @@ mod product_model;
 mod runtime;
 mod signature;
 mod snapshot;
+mod states;
 mod tensor;
 mod unusable;
 
+pub use argmax::argmax;
 pub use bundle::Bundle;
 pub use device::{Device, ParseDeviceError, Provider};
 pub use error::Error;
 pub use file::write_atomically;
 pub use info::{RuntimeId, RuntimeInfo, Version};
-pub use model::{Logits, Model, StateStore, States, TokenBatch};
+pub use model::{Logits, Model, TokenBatch};
 pub use options::{LoadOptions, check_threads};
 pub use probe::Probe;
 pub use product::{Product, min_time};
 pub use runtime::{Choice, Registry, Runtime};
 pub use signature::signature;
 pub use snapshot::Snapshot;
+pub use states::{StateStore, States, StatesError};
 pub use tensor::{HostTensor, Values};
 pub use unusable::{Unusable, UnusableReason};

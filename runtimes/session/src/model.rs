@@ -1,8 +1,8 @@
 //! The trait every runtime implements, and what passes through it.
 
-use crate::{Bundle, Error, HostTensor, RuntimeInfo, Snapshot};
+use crate::{Bundle, Error, HostTensor, RuntimeInfo, Snapshot, States};
 use densessm_proto::GraphKind;
-use std::{any::Any, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 /// A bundle loaded on one runtime and device.
 ///
@@ -28,7 +28,7 @@ pub trait Model: Send {
     /// Which runtime runs it, in which version, on what.
     fn info(&self) -> &RuntimeInfo;
 
-    /// States of `batch` fresh sequences: zeros, and no token consumed.
+    /// States of `batch` fresh sequences: zeros, and no token consumed. A batch of 0 is one for sequences to join.
     ///
     /// # Errors
     /// When the runtime cannot allocate them.
@@ -145,83 +145,5 @@ impl<'a> Logits<'a> {
     /// When row or length is out of range.
     pub fn last(&self, row: usize, length: usize) -> &'a [f32] {
         self.at(row, if self.positions == 1 { 0 } else { length - 1 })
-    }
-}
-
-/// What a runtime keeps for a batch of sequences; implemented by each runtime for its own tensors.
-pub trait StateStore: Any + Send {
-    /// A second, independent copy.
-    ///
-    /// # Errors
-    /// When the runtime cannot allocate or copy.
-    fn fork(&self) -> Result<Box<dyn StateStore>, Error>;
-
-    /// The numbers, by input name, without the position counters.
-    ///
-    /// # Errors
-    /// When the runtime cannot copy them to the host.
-    fn tensors(&self) -> Result<BTreeMap<String, HostTensor>, Error>;
-
-    /// For the runtime that made them.
-    fn as_any(&mut self) -> &mut dyn Any;
-}
-
-/// The states of a batch of sequences: constant in size, whatever was consumed.
-pub struct States {
-    store: Box<dyn StateStore>,
-    lengths: Vec<i64>,
-    fingerprint: String,
-}
-
-impl States {
-    /// For runtimes: states of the sequences whose consumed tokens are `lengths`.
-    pub fn new(bundle: &Bundle, store: Box<dyn StateStore>, lengths: Vec<i64>) -> Self {
-        Self { store, lengths, fingerprint: bundle.fingerprint() }
-    }
-
-    /// Number of sequences.
-    pub fn batch(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Tokens each sequence has consumed.
-    pub fn lengths(&self) -> &[i64] {
-        &self.lengths
-    }
-
-    /// For runtimes: counts tokens just consumed, one number per row.
-    pub fn advance(&mut self, tokens: impl IntoIterator<Item = usize>) {
-        for (length, tokens) in self.lengths.iter_mut().zip(tokens) {
-            *length += tokens as i64;
-        }
-    }
-
-    /// For runtimes: the store, as the type it was made of, for a model of that bundle.
-    ///
-    /// # Errors
-    /// When another runtime made these states, or they are those of another model.
-    pub fn store<T: StateStore>(&mut self, bundle: &Bundle) -> Result<&mut T, Error> {
-        let wrong = |problem: &str| Error::Input { name: "states".to_owned(), problem: problem.to_owned() };
-        if self.fingerprint != bundle.weights_digest() {
-            return Err(wrong("made by a model of another bundle"));
-        }
-        let made_here = self.store.as_any().downcast_mut();
-        made_here.ok_or_else(|| wrong("made by another runtime; pass them on as a snapshot"))
-    }
-
-    /// A second, independent copy on the same runtime.
-    ///
-    /// # Errors
-    /// When the runtime cannot allocate or copy.
-    pub fn fork(&self) -> Result<Self, Error> {
-        Ok(Self { store: self.store.fork()?, lengths: self.lengths.clone(), fingerprint: self.fingerprint.clone() })
-    }
-
-    /// The states as plain numbers.
-    ///
-    /// # Errors
-    /// When the runtime cannot copy them to the host.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        Ok(Snapshot::new(self.fingerprint.clone(), self.lengths.clone(), self.store.tensors()?))
     }
 }

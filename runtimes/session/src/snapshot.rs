@@ -1,4 +1,4 @@
-//! States as plain numbers: saved, loaded, moved between runtimes, split and joined.
+//! States as plain numbers on the host: to be saved, loaded and moved between runtimes.
 
 use crate::{Bundle, Error, HostTensor, Values};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -19,7 +19,7 @@ const LONGEST: i64 = i64::MAX / 2;
 /// The prefix of the caller's own metadata.
 const CALLER: &str = "caller.";
 
-/// The states of a batch of sequences as plain numbers, by input name, each `[batch, ..]`.
+/// The states of a batch of sequences as plain numbers on the host, by input name, each `[batch, ..]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     fingerprint: String,
@@ -29,7 +29,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Makes a snapshot of the model with that fingerprint.
+    /// Makes a snapshot for the model with that fingerprint.
     pub fn new(fingerprint: String, lengths: Vec<i64>, tensors: BTreeMap<String, HostTensor>) -> Self {
         Self { fingerprint, lengths, tensors, metadata: BTreeMap::new() }
     }
@@ -44,17 +44,17 @@ impl Snapshot {
         &self.lengths
     }
 
-    /// Returns the states by input name.
+    /// Returns the states, by input name.
     pub fn tensors(&self) -> &BTreeMap<String, HostTensor> {
         &self.tensors
     }
 
-    /// Returns the metadata that callers store with the states.
+    /// Returns the metadata that callers keep with the states.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Returns the metadata that callers store with the states, for changing it.
+    /// Returns the metadata that callers keep with the states, to be changed.
     pub fn metadata_mut(&mut self) -> &mut BTreeMap<String, String> {
         &mut self.metadata
     }
@@ -97,7 +97,9 @@ impl Snapshot {
         }
     }
 
-    /// Returns the sequences at `rows`, in that order; a row may be repeated. The caller's metadata is not copied.
+    /// Returns some of the sequences, in the order given. A row may be given more than once. The metadata of callers is
+    /// not copied. To take rows of running sequences, use [`States::select`](crate::States::select), which does not
+    /// copy to the host.
     ///
     /// # Errors
     /// When there is no such row.
@@ -124,7 +126,7 @@ impl Snapshot {
         })
     }
 
-    /// Joins the sequences of several snapshots to one batch, in order. The caller's metadata is not copied.
+    /// Returns the sequences of several snapshots as one batch, in order. The metadata of callers is not copied.
     ///
     /// # Errors
     /// When there is no snapshot, or they are not of one model.
@@ -149,7 +151,7 @@ impl Snapshot {
         Ok(joined)
     }
 
-    /// Writes the snapshot as a safetensors file, completely or not at all.
+    /// Writes the snapshot as a safetensors file: to a temporary file first, which then replaces the target.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -175,7 +177,7 @@ impl Snapshot {
         crate::write_atomically(path, &serialized).map_err(io)
     }
 
-    /// Reads a saved snapshot. [`Snapshot::check`] checks whether it belongs to a model.
+    /// Reads a saved snapshot. [`Snapshot::check`] says whether it fits a model.
     ///
     /// # Errors
     /// When the file cannot be read or is not a saved snapshot.
@@ -213,7 +215,7 @@ impl Snapshot {
 }
 
 impl Values {
-    /// Returns the elements as bytes, in the order of safetensors files.
+    /// Returns the elements as a safetensors file holds them.
     pub fn to_le_bytes(&self) -> Vec<u8> {
         match self {
             Self::Float32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
@@ -222,7 +224,7 @@ impl Values {
         }
     }
 
-    /// Makes elements of the bytes of a safetensors file; returns none for types other than the three.
+    /// Reads elements of a safetensors file; none if they are of a type that is not one of the three.
     pub fn from_le_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Self> {
         match dtype {
             Dtype::F32 => Some(Self::Float32(numbers(bytes, f32::from_le_bytes))),
@@ -232,7 +234,7 @@ impl Values {
         }
     }
 
-    /// Returns the element type as safetensors names it.
+    /// Returns the element type's name in a safetensors file.
     pub fn safetensors(&self) -> Dtype {
         match self {
             Self::Float32(_) => Dtype::F32,
@@ -246,7 +248,7 @@ fn numbers<T, const N: usize>(bytes: &[u8], number: fn([u8; N]) -> T) -> Vec<T> 
     bytes.as_chunks().0.iter().map(|&chunk| number(chunk)).collect()
 }
 
-/// Returns the beginning of a fingerprint, long enough to distinguish models.
+/// The first digits of a fingerprint, enough to distinguish two.
 fn short(fingerprint: &str) -> &str {
     if fingerprint.is_empty() { "unknown" } else { fingerprint.get(..12).unwrap_or(fingerprint) }
 }

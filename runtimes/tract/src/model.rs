@@ -59,7 +59,7 @@ impl TractModel {
         graph.as_ref().ok_or(Error::NotLoaded { graph: kind })
     }
 
-    /// Runs one graph and moves the states on, which a call that fails leaves alone.
+    /// Runs one graph and replaces the states, which a call that fails leaves as they were.
     fn advance(&mut self, call: &Call<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
         let (rows, width) = (call.lengths.len(), call.ids.len() / call.lengths.len());
         if rows != states.batch() {

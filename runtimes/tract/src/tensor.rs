@@ -3,7 +3,7 @@
 use densessm_session::{Error, HostTensor, Values};
 use tract_onnx::prelude::*;
 
-/// Converts an error of tract during an operation; its causes are joined on one line, the outermost first.
+/// Converts an error of tract: what it was doing, then tract's message and its causes on one line.
 pub(crate) fn runtime(what: impl Into<String>) -> impl FnOnce(TractError) -> Error {
     let what = what.into();
     move |error| Error::Runtime { what, problem: format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ") }

@@ -13,7 +13,7 @@ use densessm_proto::{
     states,
 };
 use densessm_session::{
-    Bundle, Device, Error, HostTensor, LoadOptions, Model, Runtime, TokenBatch, UnusableReason, Values,
+    Bundle, Device, Error, HostTensor, LoadOptions, Model, Runtime, StatesError, TokenBatch, UnusableReason, Values,
 };
 use prost::Message;
 use std::{collections::BTreeMap, fs, path::Path};
@@ -152,7 +152,7 @@ fn steps_move_the_states_on_and_lend_the_logits() {
 }
 
 #[test]
-fn a_fork_and_a_snapshot_go_their_own_ways() {
+fn a_fork_and_a_snapshot_are_independent_of_their_original() {
     let (_dir, mut model) = loaded();
     let mut states = model.initial_states(1).unwrap();
     model.step(&[0], &mut states).unwrap();
@@ -163,6 +163,28 @@ fn a_fork_and_a_snapshot_go_their_own_ways() {
     assert_eq!(restored.lengths(), [1]);
     assert_eq!(model.step(&[1], &mut restored).unwrap().values, [1.0, 1.0, 2.0]);
     assert_eq!(model.step(&[1], &mut states).unwrap().values, [3.0, 4.0, 7.0]);
+}
+
+#[test]
+fn rows_join_leave_and_are_copied() {
+    let (_dir, mut model) = loaded();
+    let mut batch = model.initial_states(0).unwrap();
+    assert!(model.step(&[], &mut batch).is_err(), "a batch without rows cannot be fed");
+    for token in [0, 1, 2] {
+        let mut row = model.initial_states(1).unwrap();
+        model.step(&[token], &mut row).unwrap();
+        batch.join(&row).unwrap();
+    }
+    // The states are now the embeddings of the tokens, and a step adds one to each.
+    assert_eq!(batch.lengths(), [1, 1, 1]);
+    batch.swap_remove(0).unwrap();
+    let mut copies = batch.select(&[1, 0, 1]).unwrap();
+    let logits = model.step(&[0, 0, 1], &mut copies).unwrap();
+    assert_eq!(logits.values, [1.0, 1.0, 2.0, 3.0, 3.0, 6.0, 0.0, 2.0, 2.0]);
+    assert!(matches!(batch.swap_remove(2), Err(Error::States(StatesError::Row { row: 2, batch: 2 }))));
+    batch.join_rows(&copies, &[1]).unwrap();
+    assert_eq!(batch.lengths(), [1, 1, 2]);
+    assert_eq!(model.step(&[0, 0, 0], &mut batch).unwrap().at(2, 0), [4.0, 3.0, 7.0]);
 }
 
 #[test]

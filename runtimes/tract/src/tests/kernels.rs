@@ -5,8 +5,10 @@ use calls::{HEADS, Variation, graph, operand_type, operands};
 use densessm_graph::{Dim, ExternalData, TensorType};
 use densessm_proto::{
     DType, Lowering,
+    onnx::ModelProto,
     operators::{SCHEMAS, Schema},
 };
+use prost::Message;
 use std::{collections::HashMap, path::Path};
 use tract_onnx::prelude::*;
 
@@ -62,8 +64,9 @@ fn run(
     types: &HashMap<String, TensorType>,
     tensors: &HashMap<String, Tensor>,
 ) -> TVec<TValue> {
-    let place = |_: &densessm_graph::Weight| ExternalData { file: "none.data".into(), offset: 0, length: 0 };
-    let mut model = graph(schema, variation, &|name| types[name].clone()).unwrap().to_onnx(place);
+    let place = |_: &densessm_graph::Initializer| ExternalData::new("none.data", 0, 0);
+    let bytes = graph(schema, variation, &|name| types[name].clone()).unwrap().to_bytes_external(place);
+    let mut model = ModelProto::decode(&*bytes).unwrap();
     inline(&mut model, known).unwrap();
     let onnx = model.graph.as_ref().unwrap();
     let custom = onnx.node.iter().filter(|node| !node.domain.is_empty()).count();
