@@ -24,9 +24,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Measure how fast a bundle runs here, beside what the machine allows.
     Bench(Bench),
-    /// Compare a bundle with the checkpoint it was made of, in every form a prompt can be fed.
+    /// Compare a bundle with its checkpoint, in every execution mode.
     Parity(Parity),
-    /// Perplexity of a text.
+    /// Evaluate a bundle on a text: perplexity and bits per byte.
     Eval(Eval),
     /// Show what a bundle or an ONNX file holds, and what a token costs.
     Inspect(Inspect),
@@ -179,19 +179,19 @@ pub(crate) struct Parity {
     /// Threads within one operator; the runtime's own choice if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
-    /// A text whose beginning is the prompt; tokens without a pattern if absent.
+    /// A text whose beginning is the prompt; pseudo-random tokens by default.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     #[arg(long, value_name = "N", default_value_t = 65)]
     pub(crate) prompt_tokens: usize,
-    /// Tokens chosen greedily behind the prompt.
+    /// Number of tokens to generate greedily after the prompt.
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) new_tokens: usize,
-    /// Steps of a long run beside the reference; 0 makes none.
+    /// Number of steps of an additional long run; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) drift: usize,
-    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    /// Save the report as .json, .md or .html, with the error of every layer: this loads every graph once more.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Report as JSON.
@@ -207,20 +207,20 @@ pub(crate) struct Eval {
     /// The text.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
-    /// Tokens of a window: each begins with zero states, and its first token is not predicted.
+    /// Number of tokens of a window; each window starts from states of zeros.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) window: usize,
-    /// Tokens from one window's beginning to the next; the window's length if absent. Where windows overlap, a token
-    /// counts once, in the first that predicts it.
+    /// Number of tokens from the beginning of one window to that of the next, by default the window's length. Every
+    /// token is scored once, after the first window with at least window - stride tokens of context.
     #[arg(long, value_name = "N")]
     pub(crate) stride: Option<usize>,
-    /// Windows side by side.
+    /// Number of windows in a batch.
     #[arg(long, value_name = "B", default_value_t = 8)]
     pub(crate) batch: usize,
-    /// Read so many tokens of the text; all if absent.
+    /// Limit the text to N tokens.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
-    /// End with exit code 1 if the perplexity is above this.
+    /// Exit with code 1 if the perplexity is above this.
     #[arg(long, value_name = "PPL")]
     pub(crate) threshold: Option<f64>,
     #[command(flatten)]
