@@ -2,6 +2,7 @@
 
 use crate::proto::{GraphKind, Tolerance};
 use serde::Serialize;
+use std::fmt;
 
 /// The errors of one execution mode on one runtime.
 #[derive(Clone, Debug, Serialize)]
@@ -9,8 +10,10 @@ use serde::Serialize;
 pub struct Measure {
     /// The runtime.
     pub runtime: String,
-    /// The execution mode, and whether its logits or states were compared.
-    pub name: String,
+    /// The execution mode.
+    pub mode: String,
+    /// The values that were compared.
+    pub values: ComparedValues,
     /// The largest absolute error.
     pub max_error: f64,
     /// The mean absolute error.
@@ -26,6 +29,26 @@ pub struct Measure {
     pub top_1: Option<f64>,
     /// Whether every tensor is within its tolerance.
     pub passed: bool,
+}
+
+/// The values that a [`Measure`] compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ComparedValues {
+    /// The logits of every position that the mode returns.
+    Logits,
+    /// The states after the prompt.
+    States,
+}
+
+impl fmt::Display for ComparedValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Logits => "logits",
+            Self::States => "states",
+        })
+    }
 }
 
 impl Measure {
@@ -154,12 +177,13 @@ impl Tally {
         ErrorPoint { at, max_error: self.max, tolerance: self.rule.bound(self.largest) }
     }
 
-    pub(super) fn measure(&self, runtime: &str, name: impl Into<String>) -> Measure {
+    pub(super) fn measure(&self, runtime: &str, mode: &str, values: ComparedValues) -> Measure {
         let logits = self.vectors > 0;
         let tolerance = self.rule.bound(self.largest);
         Measure {
             runtime: runtime.to_owned(),
-            name: name.into(),
+            mode: mode.to_owned(),
+            values,
             max_error: self.max,
             mean_error: self.sum / self.count.max(1) as f64,
             tolerance,
@@ -207,7 +231,7 @@ mod tests {
         for got in [&[f32::NAN, 0.0][..], &[0.0, f32::INFINITY], &[0.0]] {
             let mut tally = Tally::new(RULE);
             tally.add_logits(got, &[0.0, 0.0]);
-            assert!(!tally.measure("", "").passed, "{got:?}");
+            assert!(!tally.measure("", "", ComparedValues::States).passed, "{got:?}");
         }
     }
 
@@ -215,9 +239,9 @@ mod tests {
     fn a_tensor_is_not_excused_by_larger_ones() {
         let mut tally = Tally::new(Tolerance { absolute: 0.0, relative: 0.1 });
         tally.add_tensor(&[100.0], &[100.0]);
-        assert!(tally.measure("", "").passed);
+        assert!(tally.measure("", "", ComparedValues::States).passed);
         tally.add_tensor(&[1.5], &[1.0]);
-        let measure = tally.measure("", "");
+        let measure = tally.measure("", "", ComparedValues::States);
         assert!(!measure.passed && measure.fraction() < 1.0, "{measure:?}");
     }
 }

@@ -16,7 +16,7 @@ mod report;
 pub use bisect::Mismatch;
 pub use error::Error;
 pub use greedy::{Divergence, Greedy};
-pub use measure::{ErrorCurve, ErrorPoint, Measure};
+pub use measure::{ComparedValues, ErrorCurve, ErrorPoint, Measure};
 
 use crate::{
     Bundle, Checkpoint, Device, LoadOptions,

@@ -2,7 +2,7 @@
 
 use super::{
     Error, ErrorCurve, Measure,
-    measure::{ErrorPoint, Tally, argmax, largest, max_error},
+    measure::{ComparedValues, ErrorPoint, Tally, argmax, largest, max_error},
 };
 use crate::{
     Bundle, Model, States, TokenBatch, Values,
@@ -113,8 +113,8 @@ impl<'e> Comparison<'e> {
         run.feed(mode, model)?;
         let name = mode.name();
         Ok([
-            run.logits.measure(self.runtime, format!("{name}: logits")),
-            run.states.measure(self.runtime, format!("{name}: states")),
+            run.logits.measure(self.runtime, name, ComparedValues::Logits),
+            run.states.measure(self.runtime, name, ComparedValues::States),
         ])
     }
 

@@ -53,6 +53,7 @@ fn modes(measures: &[Measure]) -> Section {
     let mut table = Table::new([
         "runtime",
         "execution mode",
+        "values",
         "max error",
         "tolerance",
         FRACTION,
@@ -65,7 +66,8 @@ fn modes(measures: &[Measure]) -> Section {
     for m in measures {
         table.row([
             m.runtime.clone().into(),
-            m.name.clone().into(),
+            m.mode.clone().into(),
+            m.values.to_string().into(),
             Cell::number(m.max_error, ""),
             Cell::number(m.tolerance, ""),
             Cell::percent(m.fraction()),
@@ -98,8 +100,8 @@ fn by_position(curves: &[ErrorCurve]) -> Section {
         (name, range)
     });
     let table = fractions("position", curves, rows.map(|(name, range)| (name, move |at| range.contains(&at))));
-    let paragraph = "The largest error of the logits at each position of the prompt, over all execution modes, by the \
-                     graph that computed them.";
+    let paragraph = "The max error of the logits at each position of the prompt, over all execution modes, as % of tolerance, by \
+                     the graph that computed them.";
     let chart = chart("Error by position", Axis::linear("position"), curves);
     Section::new("Error by position").paragraph(paragraph).table(table).chart(chart)
 }
@@ -107,8 +109,9 @@ fn by_position(curves: &[ErrorCurve]) -> Section {
 fn by_layer(curves: &[ErrorCurve]) -> Section {
     let layers: BTreeSet<usize> = curves.iter().flat_map(|curve| &curve.points).map(|point| point.at).collect();
     let table = fractions("layer", curves, layers.into_iter().map(|layer| (layer.to_string(), move |at| at == layer)));
-    let paragraph = "The largest error of each layer's output, the residual stream after it. Each graph was run from \
-                     the reference's states, on one row, one padded row and single tokens.";
+    let paragraph = "The max error of each layer's output, the residual stream after it, as % of tolerance. Each graph was \
+                     run from the reference's states: the parallel one on a row and a padded row, the recurrent one on \
+                     single tokens.";
     let chart = chart("Error by layer", Axis::linear("layer"), curves);
     Section::new("Error by layer").paragraph(paragraph).table(table).chart(chart)
 }
@@ -134,8 +137,8 @@ fn greedy(all: &[Greedy]) -> Section {
 fn long_run(curves: &[ErrorCurve]) -> Section {
     let steps: BTreeSet<usize> = curves.iter().flat_map(|curve| &curve.points).map(|point| point.at).collect();
     let table = fractions("steps", curves, steps.into_iter().map(|step| (step.to_string(), move |at| at == step)));
-    let paragraph = "The largest error of the logits since the row before, over pseudo-random tokens that the runtime \
-                     and the reference step through.";
+    let paragraph = "The max error of the logits since the row before, as % of tolerance, while the runtime and the reference \
+                     step through the same pseudo-random tokens.";
     let chart = chart("Error over a long run", Axis::log("steps"), curves);
     Section::new("Long run").paragraph(paragraph).table(table).chart(chart)
 }
@@ -147,7 +150,7 @@ fn fractions<P: Fn(usize) -> bool>(
     curves: &[ErrorCurve],
     rows: impl Iterator<Item = (String, P)>,
 ) -> Table {
-    let columns = curves.iter().map(|curve| format!("{}, % of tolerance", name(curve)));
+    let columns = curves.iter().map(name);
     let mut table = Table::new(std::iter::once(axis.to_owned()).chain(columns));
     for (name, belongs) in rows {
         let cell = |curve: &ErrorCurve| {

@@ -46,13 +46,14 @@ fn a_table_on_a_terminal_lines_up() {
 }
 
 #[test]
-fn a_column_is_no_wider_than_its_cells_and_the_words_of_its_name() {
+fn names_of_columns_take_several_lines_where_one_does_not_fit() {
     let mut report = Report::new("", &json!(null)).unwrap();
     let mut table = Table::new(["error as % of tolerance", "at"]);
     table.row([Cell::percent(0.5), 3.into()]);
     report.sections.push(Section::new("").table(table));
     let expected = "   error as\n       % of\n  tolerance  at\n     50.0 %   3\n";
-    assert!(report.text(80).ends_with(expected), "{}", report.text(80));
+    assert!(report.text(20).ends_with(expected), "{}", report.text(20));
+    assert!(report.text(80).contains("  error as % of tolerance  at\n"), "{}", report.text(80));
 }
 
 #[test]

@@ -30,15 +30,16 @@ pub(super) fn render(report: &Report, width: usize) -> String {
 fn write_table(out: &mut String, table: &Table, width: usize) {
     let rows: Vec<Vec<String>> = table.rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect();
     let numeric = table.numeric();
-    // A column is as wide as its widest cell; its name takes several lines if it is wider.
-    let column = |(at, name): (usize, &String)| {
-        let words = name.split_whitespace().map(length);
-        words.chain(rows.iter().filter_map(|row| row.get(at)).map(|cell| length(cell))).max().unwrap_or(0)
+    let fits = |widths: &Vec<usize>| widths.iter().map(|width| width + GAP).sum::<usize>() <= width;
+    let of_cells = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| length(cell)).max().unwrap_or(0);
+    let widths = |of_name: fn(&str) -> usize| -> Vec<usize> {
+        table.columns.iter().enumerate().map(|(at, name)| of_name(name).max(of_cells(at))).collect()
     };
-    let widths: Vec<usize> = table.columns.iter().enumerate().map(column).collect();
-    if widths.iter().map(|width| width + GAP).sum::<usize>() > width {
+    // The columns' names take one line if they fit, otherwise a line for every word.
+    let longest_word = |name: &str| name.split_whitespace().map(length).max().unwrap_or(0);
+    let Some(widths) = [widths(length), widths(longest_word)].into_iter().find(fits) else {
         return write_records(out, &table.columns, &rows);
-    }
+    };
     let names: Vec<Vec<String>> =
         table.columns.iter().zip(&widths).map(|(name, &width)| wrapped(name, width)).collect();
     let height = names.iter().map(Vec::len).max().unwrap_or(0);
