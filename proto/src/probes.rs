@@ -54,19 +54,19 @@ pub enum ProbeLayout {
 /// With [`Lowering::Inline`] the custom operators are no nodes, so that their own results have no names to probe; what
 /// follows them does.
 pub fn probes(architecture: &Architecture, kind: GraphKind, lowering: Lowering) -> Vec<Probe> {
-    let mut table = Table { kind, lowering, states: states::layout(architecture), probes: Vec::new() };
+    let mut list = ProbeList { kind, lowering, states: states::layout(architecture), probes: Vec::new() };
     match architecture {
-        Architecture::DenseMamba(m) => dense_mamba(m, &mut table),
-        Architecture::DenseRetNet(m) => dense_retnet(m, &mut table),
+        Architecture::DenseMamba(m) => dense_mamba(m, &mut list),
+        Architecture::DenseRetNet(m) => dense_retnet(m, &mut list),
     }
-    table.probes
+    list.probes
 }
 
-fn dense_mamba(m: &DenseMamba, table: &mut Table) {
+fn dense_mamba(m: &DenseMamba, list: &mut ProbeList) {
     let (hidden, channels) = (m.hidden_size, m.intermediate_size);
-    table.tokens("backbone.embeddings", "backbone/Gather", hidden);
+    list.tokens("backbone.embeddings", "backbone/Gather", hidden);
     for layer in 0..m.num_hidden_layers {
-        let mut layer = table.layer("backbone", layer);
+        let mut layer = list.layer("backbone", layer);
         layer.tokens("norm", "norm/Mul", hidden);
         // A convolution of one tap is no operator: it is multiplied into the scan's input.
         if m.conv_kernel > 1 {
@@ -87,15 +87,15 @@ fn dense_mamba(m: &DenseMamba, table: &mut Table) {
         layer.tokens("mixer.out_proj", if m.use_bias { "mixer/out_proj/Add" } else { "mixer/out_proj/MatMul" }, hidden);
         layer.output(hidden);
     }
-    table.positions("backbone.norm_f", "backbone/norm_f/Mul", hidden);
-    table.positions(LOGITS, LOGITS, m.vocab_size);
+    list.positions("backbone.norm_f", "backbone/norm_f/Mul", hidden);
+    list.positions(LOGITS, LOGITS, m.vocab_size);
 }
 
-fn dense_retnet(m: &DenseRetNet, table: &mut Table) {
+fn dense_retnet(m: &DenseRetNet, list: &mut ProbeList) {
     let (hidden, keys, values) = (m.hidden_size, m.query_key_dim, m.value_dim);
-    table.tokens("model.embed_tokens", "model/Gather", hidden);
+    list.tokens("model.embed_tokens", "model/Gather", hidden);
     for layer in 0..m.num_hidden_layers {
-        let mut layer = table.layer("model", layer);
+        let mut layer = list.layer("model", layer);
         layer.tokens("input_layernorm", "input_layernorm/Mul", hidden);
         layer.tokens("self_attn.q_proj", "self_attn/Split.0", keys);
         layer.tokens("self_attn.k_proj", "self_attn/Mul_1", keys);
@@ -111,12 +111,12 @@ fn dense_retnet(m: &DenseRetNet, table: &mut Table) {
         layer.tokens("self_attn.to_out.0", "self_attn/to_out/0/MatMul", hidden);
         layer.output(hidden);
     }
-    table.positions("model.norm", "model/norm/Mul", hidden);
-    table.positions(LOGITS, LOGITS, m.vocab_size);
+    list.positions("model.norm", "model/norm/Mul", hidden);
+    list.positions(LOGITS, LOGITS, m.vocab_size);
 }
 
 /// A DenseRetNet layer's keys (`k`) or values (`v`) with those of the layers below, through a gate and a norm.
-fn fused(layer: &mut Layer<'_>, side: &str, operator: &str, width: usize, gated: bool) {
+fn fused(layer: &mut LayerProbes<'_>, side: &str, operator: &str, width: usize, gated: bool) {
     let norm = format!("self_attn.{side}_norm");
     if gated {
         let value = format!("self_attn/{side}_select/fc2/MatMul");
@@ -128,70 +128,75 @@ fn fused(layer: &mut Layer<'_>, side: &str, operator: &str, width: usize, gated:
 }
 
 /// The probes of a graph while they are listed.
-struct Table {
+struct ProbeList {
     kind: GraphKind,
     lowering: Lowering,
     states: Vec<StateTensor>,
     probes: Vec<Probe>,
 }
 
-impl Table {
+impl ProbeList {
     fn add(&mut self, layer: Option<usize>, name: &str, value: &str, layout: ProbeLayout) {
         let (name, value) = (name.to_owned(), value.to_owned());
         self.probes.push(Probe { name, layer, is_layer_output: false, value, layout });
     }
 
+    /// One vector per token.
     fn tokens(&mut self, name: &str, value: &str, width: usize) {
         self.add(None, name, value, ProbeLayout::Tokens { width });
     }
 
+    /// One vector per position whose logits are returned.
     fn positions(&mut self, name: &str, value: &str, width: usize) {
         self.add(None, name, value, ProbeLayout::Positions { width });
     }
 
     /// Layer `index` of the checkpoint's module `parent`.
-    fn layer(&mut self, parent: &str, index: usize) -> Layer<'_> {
-        Layer {
+    fn layer(&mut self, parent: &str, index: usize) -> LayerProbes<'_> {
+        LayerProbes {
             name: format!("{parent}.layers.{index}"),
             scope: format!("{parent}/layers/{index}"),
             index,
-            table: self,
+            list: self,
         }
     }
 }
 
 /// The probes of one layer while they are listed; names are relative to the layer's.
-struct Layer<'t> {
-    table: &'t mut Table,
+struct LayerProbes<'t> {
+    list: &'t mut ProbeList,
     index: usize,
     name: String,
     scope: String,
 }
 
-impl Layer<'_> {
+impl LayerProbes<'_> {
+    /// One of two names, as the graph's kind says.
     fn by_kind(&self, parallel: &'static str, recurrent: &'static str) -> &'static str {
-        match self.table.kind {
+        match self.list.kind {
             GraphKind::Parallel => parallel,
             GraphKind::Recurrent => recurrent,
         }
     }
 
+    /// One vector per token.
     fn tokens(&mut self, name: &str, value: &str, width: usize) {
         let (name, value) = (format!("{}.{name}", self.name), format!("{}/{value}", self.scope));
-        self.table.add(Some(self.index), &name, &value, ProbeLayout::Tokens { width });
+        self.list.add(Some(self.index), &name, &value, ProbeLayout::Tokens { width });
     }
 
     /// A custom operator's own result.
     fn operator(&mut self, name: &str, value: &str, width: usize) {
-        if self.table.lowering == Lowering::Function {
+        if self.list.lowering == Lowering::Function {
             self.tokens(name, value, width);
         }
     }
 
+    /// The layer's state whose name ends in `kind`.
     fn state(&mut self, kind: &str) {
-        let state = self.table.states.iter().find(|state| state.layer == self.index && state.past.ends_with(kind));
+        let state = self.list.states.iter().find(|state| state.layer == self.index && state.past.ends_with(kind));
         if let Some(StateTensor { past, present, shape, .. }) = state.cloned() {
-            self.table.add(Some(self.index), &past, &present, ProbeLayout::State { shape });
+            self.list.add(Some(self.index), &past, &present, ProbeLayout::State { shape });
         }
     }
 
@@ -199,6 +204,6 @@ impl Layer<'_> {
     fn output(&mut self, width: usize) {
         let (name, value) = (self.name.clone(), format!("{}/Add", self.scope));
         let layout = ProbeLayout::Tokens { width };
-        self.table.probes.push(Probe { name, layer: Some(self.index), is_layer_output: true, value, layout });
+        self.list.probes.push(Probe { name, layer: Some(self.index), is_layer_output: true, value, layout });
     }
 }
