@@ -36,16 +36,6 @@ impl Cell {
         Self::number(100.0 * fraction, "%")
     }
 
-    /// Returns a time in milliseconds.
-    pub fn milliseconds(seconds: f64) -> Self {
-        Self::number(1e3 * seconds, "ms")
-    }
-
-    /// Returns a number of bytes in megabytes (10⁶ bytes).
-    pub fn megabytes(bytes: u64) -> Self {
-        Self::number(bytes as f64 / 1e6, "MB")
-    }
-
     pub(super) fn is_numeric(&self) -> bool {
         matches!(self, Self::Integer(_) | Self::Number { .. } | Self::Absent)
     }
