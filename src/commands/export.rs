@@ -5,10 +5,9 @@ use crate::terminal::outln;
 use crate::{cli, interrupt, terminal};
 use anyhow::Result;
 use densessm::{
-    Bundle, Checkpoint, Device, ExportOptions, export,
-    parity::{self, ParityOptions},
+    Bundle, Checkpoint, ExportOptions, export,
+    parity::{self, Measure, ParityOptions},
     proto::Manifest,
-    runtime,
 };
 use serde_json::json;
 use std::{
@@ -47,17 +46,11 @@ fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
     let bundle = Bundle::open(out)?;
     let reference = parity::reference(checkpoint)?;
     let vocabulary = bundle.architecture().vocab_size() as i64;
-    let plan = ParityOptions {
-        tokens: (0..VERIFIED_TOKENS).map(|i| (i * i * 31 + i * 7 + 5) % vocabulary).collect(),
-        new_tokens: 4,
-        drift: 0,
-        runtimes: vec![runtime::Choice::Auto],
-        device: Device::CPU,
-        threads: None,
-    };
-    let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(()))?;
+    let mut options = ParityOptions::new((0..VERIFIED_TOKENS).map(|i| (i * i * 31 + i * 7 + 5) % vocabulary).collect());
+    options.new_tokens = 4;
+    let checked = parity::check(&bundle, &reference, &options, &mut |_| ControlFlow::Continue(()))?;
     if checked.passed {
-        let worst = checked.measures.iter().map(|measure| measure.max_error / measure.allowed).fold(0.0, f64::max);
+        let worst = checked.measures.iter().map(Measure::fraction).fold(0.0, f64::max);
         eprintln!("verified: max error is {:.1} % of tolerance", 100.0 * worst);
         return Ok(());
     }

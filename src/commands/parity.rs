@@ -19,16 +19,15 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
     let reference = parity::reference(&Checkpoint::open(&arguments.model)?)?;
-    let plan = ParityOptions {
-        tokens: tokens(arguments, &bundle)?,
-        new_tokens: arguments.new_tokens,
-        drift: arguments.drift,
-        runtimes: arguments.runtimes.iter().map(|&runtime| runtime.into()).collect(),
-        device: arguments.device,
-        threads: arguments.threads,
-    };
+    let mut options = ParityOptions::new(tokens(arguments, &bundle)?);
+    options.new_tokens = arguments.new_tokens;
+    options.drift = arguments.drift;
+    options.by_layer = arguments.report.is_some();
+    options.runtimes = arguments.runtimes.iter().map(|&runtime| runtime.into()).collect();
+    options.device = arguments.device;
+    options.threads = arguments.threads;
     let bar = terminal::spinner();
-    let checked = parity::check(&bundle, &reference, &plan, &mut |next| {
+    let checked = parity::check(&bundle, &reference, &options, &mut |next| {
         bar.set_message(next.to_owned());
         if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

@@ -10,7 +10,8 @@ use crate::{
 };
 use densessm::{
     ExportOptions, GenerateOptions, GenerationConfig, Model, Prompt, Sequence, States, TextPosition, TokenBatch,
-    Tokenizer, argmax, generate, parity, proto::Lowering,
+    Tokenizer, argmax, generate,
+    proto::{Lowering, Precision, Tolerance, ToleranceClass},
 };
 use std::path::Path;
 
@@ -186,7 +187,7 @@ fn serve(model: &mut dyn Model, tokenizer: &Tokenizer, what: &str) -> Vec<String
         let tie =
             format!("sequence {sequence}, token {position}: {alone} alone, {batched} in the batch, {margin} apart");
         // The logits of both may be off by the tolerance.
-        let allowed = 2.0 * (parity::ABSOLUTE + parity::RELATIVE * largest);
+        let allowed = 2.0 * Tolerance::of(ToleranceClass::Logits, Precision::Fp32).bound(largest);
         assert!(margin <= allowed, "{what}: expected a near-tie of at most {allowed}, got {tie}");
         tie
     };

@@ -7,6 +7,7 @@ use crate::{
 use densessm::{
     ExportOptions,
     bench::{BenchPlan, measure},
+    proto::tolerance::ARITHMETIC_F64,
     runtime::Choice,
 };
 use serde_json::Value;
@@ -30,7 +31,7 @@ fn positive(value: &Value) -> f64 {
 fn check_bound(measured: &Value) {
     let bound = &measured["bound"];
     let (speed, most) = (positive(&measured["tokens_per_second"]), positive(&bound["tokens_per_second"]));
-    assert!((positive(&bound["fraction"]) * most / speed - 1.0).abs() < 1e-9, "{measured}");
+    assert_eq!(ARITHMETIC_F64.compare(&[positive(&bound["fraction"]) * most], &[speed]), Ok(()), "{measured}");
     assert!(["read_bandwidth", "gemm"].contains(&bound["limit"].as_str().unwrap()), "{bound}");
 }
 
@@ -71,7 +72,8 @@ fn every_runtime_is_measured_beside_its_roofline() {
                 check_bound(prefill);
                 assert!(prefill["runs"].as_u64().unwrap() >= 2, "{prefill}");
                 let seconds = positive(&prefill["seconds"]);
-                assert!((positive(&prefill["tokens_per_second"]) * seconds / tokens - 1.0).abs() < 1e-9);
+                let fed = positive(&prefill["tokens_per_second"]) * seconds;
+                assert_eq!(ARITHMETIC_F64.compare(&[fed], &[tokens]), Ok(()));
                 assert!(positive(&prefill["time_to_first_token_seconds"]) >= seconds, "{prefill}");
                 check_decode(&run["decode"], positive(&run["batch"]));
             }

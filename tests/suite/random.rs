@@ -2,7 +2,7 @@
 //! reduced to the smallest configuration that still fails.
 
 use crate::bundles::{LOWERINGS, RUNTIMES};
-use densessm::{Bundle, Checkpoint, Device, ExportOptions, export, parity};
+use densessm::{Bundle, Checkpoint, ExportOptions, export, parity};
 use proptest::{prelude::*, test_runner::TestRunner};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use safetensors::{Dtype, tensor::TensorView};
@@ -168,14 +168,12 @@ impl Small {
             let out = folder.path().join(lowering.to_string());
             let options = ExportOptions::default().with_lowering(lowering);
             export(&checkpoint, &out, &options, |_| ControlFlow::Continue(())).unwrap();
-            let plan = parity::ParityOptions {
-                tokens: (0..21).map(|i| (i * 13 + 1) % reference.vocabulary() as i64).collect(),
-                new_tokens: 3,
-                drift: 0,
-                runtimes: RUNTIMES.to_vec(),
-                device: Device::CPU,
-                threads: Some(1),
-            };
+            let tokens = (0..21).map(|i| (i * 13 + 1) % reference.vocabulary() as i64).collect();
+            let mut plan = parity::ParityOptions::new(tokens);
+            plan.new_tokens = 3;
+            plan.by_layer = true;
+            plan.runtimes = RUNTIMES.to_vec();
+            plan.threads = Some(1);
             let bundle = Bundle::open(&out).unwrap();
             let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(())).unwrap();
             prop_assert!(checked.passed, "{lowering}: {}\n{}", self.config, checked.report().unwrap().text(200));

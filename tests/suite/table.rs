@@ -1,34 +1,39 @@
 //! The table of every runtime, device, lowering and precision: the tolerance of its results, and why some rows are not
 //! run.
 
-use densessm::{Bundle, Device, Model, proto::Lowering, runtime};
+use densessm::{
+    Bundle, Device, Model,
+    proto::{self, Lowering, Precision, ToleranceClass},
+    runtime,
+};
 
-/// The tolerance of results.
+/// The project's tolerances for a precision.
 #[derive(Debug)]
 pub(crate) struct Tolerance {
     /// What the weights are stored as.
-    pub(crate) precision: &'static str,
-    absolute: f64,
-    relative: f64,
+    pub(crate) precision: Precision,
 }
 
-/// Summing a few hundred terms in another order, and the goldens' own rounding, change logits around 5 by some 1e-4.
-pub(crate) const FP32: Tolerance = Tolerance { precision: "fp32", absolute: 2e-4, relative: 3e-4 };
+/// The tolerances of fp32 bundles.
+pub(crate) const FP32: Tolerance = Tolerance { precision: Precision::Fp32 };
 
 impl Tolerance {
-    /// Compares values with those expected: `max|got - expected| <= absolute + relative · max|expected|`.
+    /// Compares logits with those expected.
     #[track_caller]
     pub(crate) fn assert_close<E: Copy + Into<f64>>(&self, got: &[f32], expected: &[E], what: &str) {
-        let expected: Vec<f64> = expected.iter().copied().map(Into::into).collect();
-        assert_eq!(got.len(), expected.len(), "{what}");
-        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
-        let allowed = self.absolute + self.relative * largest;
-        for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
-            let error = (f64::from(got) - expected).abs();
-            // NaN fails every comparison.
-            let passes = error <= allowed;
-            assert!(passes, "{what}: expected {expected} within {allowed} at {i}, got {got}");
-        }
+        self.assert(ToleranceClass::Logits, got, expected, what);
+    }
+
+    /// Compares a state with the one expected.
+    #[track_caller]
+    pub(crate) fn assert_state<E: Copy + Into<f64>>(&self, got: &[f32], expected: &[E], what: &str) {
+        self.assert(ToleranceClass::States, got, expected, what);
+    }
+
+    #[track_caller]
+    fn assert<E: Copy + Into<f64>>(&self, class: ToleranceClass, got: &[f32], expected: &[E], what: &str) {
+        let compared = proto::Tolerance::of(class, self.precision).compare(got, expected);
+        compared.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
 }
 

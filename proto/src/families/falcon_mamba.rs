@@ -1,7 +1,7 @@
 //! Falcon-Mamba.
 
-use super::{Family, Probe, mamba};
-use crate::{GraphKind, StateTensor};
+use super::{Family, mamba};
+use crate::{StateTensor, probes::ProbeList, states::LOGITS};
 use serde::{Deserialize, Serialize};
 
 /// Dimensions of a Falcon-Mamba (arXiv 2410.05355): a Mamba (arXiv 2312.00752) that normalises the step sizes' bottleneck
@@ -88,15 +88,29 @@ impl Family for FalconMamba {
         self.num_hidden_layers * mamba::layer_flops(self.intermediate_size, self.conv_kernel, self.state_size, 0)
     }
 
-    fn probes(&self, kind: GraphKind) -> Vec<Probe> {
-        let mut probes = vec![mamba::embedding_probe()];
+    fn probes(&self, list: &mut ProbeList) {
+        let block = mamba::Layer {
+            hidden: self.hidden_size,
+            channels: self.intermediate_size,
+            taps: self.conv_kernel,
+            states: self.state_size,
+            rank: self.time_step_rank,
+            use_bias: self.use_bias,
+        };
+        list.tokens("backbone.embeddings", "backbone/Gather", self.hidden_size);
         for layer in 0..self.num_hidden_layers {
-            probes.extend(mamba::layer_probes(layer, self.conv_kernel, kind));
-            for norm in ["delta_norm", "b_norm", "c_norm"] {
-                let module = format!("backbone.layers.{layer}.mixer.{norm}");
-                probes.push(Probe::new(module, format!("backbone/layers/{layer}/mixer/{norm}/Mul")));
-            }
+            let norms = [("delta_norm", self.time_step_rank), ("b_norm", self.state_size), ("c_norm", self.state_size)];
+            block.probes(
+                &mut list.layer("backbone", layer),
+                |layer| {
+                    for (norm, width) in norms {
+                        layer.tokens(&format!("mixer.{norm}"), &format!("mixer/{norm}/Mul"), width);
+                    }
+                },
+                |_| {},
+            );
         }
-        probes
+        list.positions("backbone.norm_f", "backbone/norm_f/Mul", self.hidden_size);
+        list.positions(LOGITS, LOGITS, self.vocab_size);
     }
 }

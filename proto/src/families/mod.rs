@@ -13,7 +13,7 @@ pub use dense_mamba::{DenseMamba, Projection};
 pub use dense_retnet::DenseRetNet;
 pub use falcon_mamba::FalconMamba;
 
-use crate::{GraphKind, StateTensor};
+use crate::{StateTensor, probes::ProbeList};
 
 /// What the contract needs to know of a model, whatever its family.
 pub trait Family {
@@ -54,25 +54,9 @@ pub trait Family {
     /// exponential counted as one.
     fn recurrence_flops(&self) -> usize;
 
-    /// The values inside a graph that have a counterpart in the checkpoint's modules, in no particular order. Every one
-    /// of them exists in a graph that `export` wrote with the lowering `function`.
-    fn probes(&self, kind: GraphKind) -> Vec<Probe>;
-}
-
-/// A value inside a graph, and what it is in the checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// The module whose output it is (`backbone.layers.3.mixer.x_proj`) or, between modules, the layer's path and a word
-    /// (`….mixer.scan`). The reference reports its values under the same names.
-    pub module: String,
-    /// The value's name in the graph.
-    pub value: String,
-}
-
-impl Probe {
-    fn new(module: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { module: module.into(), value: value.into() }
-    }
+    /// Lists the values inside a graph that have a counterpart in the reference implementation, in the order of
+    /// computation. [`probes`](crate::probes()) returns them.
+    fn probes(&self, list: &mut ProbeList);
 }
 
 /// The layers whose values layer `layer` reads if each reads `count` of those below, nearest first.

@@ -101,12 +101,34 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on the text.
     pub fn encode(&self, text: &str, position: TextPosition) -> Result<Vec<u32>, Error> {
-        let (tokenizer, beginning) = match position {
-            TextPosition::Start => (&self.0.inner, self.0.beginning.as_slice()),
-            TextPosition::After => (self.0.after.get_or_init(|| without_leading_space(&self.0.inner)), [].as_slice()),
-        };
+        let (tokenizer, beginning) = self.at(position);
         let encoding = tokenizer.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok([beginning, encoding.get_ids()].concat())
+    }
+
+    /// Returns the tokens of a text as [`Tokenizer::encode`] does, each with its end in bytes of the text. The ends
+    /// never decrease; tokens that stand for no text, such as the beginning-of-sequence token, end where the one before
+    /// them does.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_with_ends(&self, text: &str, position: TextPosition) -> Result<Vec<(u32, usize)>, Error> {
+        let (tokenizer, beginning) = self.at(position);
+        let encoding = tokenizer.encode(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let mut reached = 0;
+        let own = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(&id, &(_, end))| {
+            reached = end.max(reached);
+            (id, reached)
+        });
+        Ok(beginning.iter().map(|&id| (id, 0)).chain(own).collect())
+    }
+
+    /// The tokenizer for a position, and the tokens that come before its own.
+    fn at(&self, position: TextPosition) -> (&tokenizers::Tokenizer, &[u32]) {
+        match position {
+            TextPosition::Start => (&self.0.inner, self.0.beginning.as_slice()),
+            TextPosition::After => (self.0.after.get_or_init(|| without_leading_space(&self.0.inner)), &[]),
+        }
     }
 
     /// Returns the text of all tokens of a sequence at once. Special tokens are left out.

@@ -1,6 +1,7 @@
 //! Tensors of pseudo-random numbers, and calls by an operator's name.
 
 use densessm_kernels::{Attributes, Error, Level, Operand, Pool, ResultBuffer, Shape, cpu};
+use densessm_proto::{Precision, Tolerance, ToleranceClass};
 
 /// A tensor that owns its numbers.
 #[derive(Clone, Debug)]
@@ -86,18 +87,11 @@ pub(crate) fn call(
     Ok(results)
 }
 
-/// Errors of fp32 sums of some hundred terms of order one.
-pub(crate) const SUMS: f64 = 3e-5;
-
-/// Checks that two sets of numbers agree within a tolerance relative to the largest.
+/// Checks that values agree within the tolerance of an operator in fp32.
 #[track_caller]
-pub(crate) fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(1.0_f64, |largest, x| largest.max(x.abs()));
-    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-        let error = (f64::from(*got) - expected).abs();
-        assert!(error <= tolerance * largest, "{what}: number {i}: expected {expected}, got {got}");
-    }
+pub(crate) fn close(what: &str, got: &[f32], expected: &[f64], class: ToleranceClass) {
+    let tolerance = Tolerance::of(class, Precision::Fp32);
+    tolerance.compare(got, expected).unwrap_or_else(|error| panic!("{what}: {error}"));
 }
 
 pub(crate) fn silu(x: f64) -> f64 {

@@ -2,6 +2,7 @@
 
 use crate::call;
 use densessm_kernels::{Function, Level};
+use densessm_proto::tolerance::{EXP_ULP, EXP2_ULP, SILU_ULP, SOFTPLUS_ULP};
 
 /// Step through the 2^32 bit patterns: a prime, so that all mantissas and exponents occur.
 const STRIDE: usize = 251;
@@ -30,22 +31,23 @@ fn worst(function: Function, level: Level, exact: impl Fn(f64) -> f64, bound: f6
 
 #[test]
 fn exp_is_within_two_units_over_its_whole_range() {
-    Level::all().for_each(|level| worst(Function::Exp, level, f64::exp, 2.0, |x| x.abs() <= 87.0));
+    Level::all().for_each(|level| worst(Function::Exp, level, f64::exp, EXP_ULP, |x| x.abs() <= 87.0));
 }
 
 #[test]
 fn exp2_is_within_three_units_over_its_whole_range() {
-    Level::all().for_each(|level| worst(Function::Exp2, level, f64::exp2, 3.0, |x| (-126.0..=127.0).contains(&x)));
+    Level::all().for_each(|level| worst(Function::Exp2, level, f64::exp2, EXP2_ULP, |x| (-126.0..=127.0).contains(&x)));
 }
 
 #[test]
 fn softplus_is_within_five_units_over_its_whole_range() {
-    Level::all().for_each(|level| worst(Function::Softplus, level, call::softplus, 5.0, |x| x > -87.0 && x < 3e38));
+    Level::all()
+        .for_each(|level| worst(Function::Softplus, level, call::softplus, SOFTPLUS_ULP, |x| x > -87.0 && x < 3e38));
 }
 
 #[test]
 fn silu_is_within_five_units_where_the_exponential_is_finite() {
-    Level::all().for_each(|level| worst(Function::Silu, level, call::silu, 5.0, |x| x > -88.0 && x < 3e38));
+    Level::all().for_each(|level| worst(Function::Silu, level, call::silu, SILU_ULP, |x| x > -88.0 && x < 3e38));
 }
 
 #[test]

@@ -1,5 +1,6 @@
-use crate::call::{Given, Lengths, Random, SUMS, Tensor, call, close};
+use crate::call::{Given, Lengths, Random, Tensor, call, close};
 use densessm_kernels::{Level, Operand, Pool, SingleThreaded};
+use densessm_proto::ToleranceClass;
 
 const EPS: f32 = 1e-6;
 
@@ -81,8 +82,8 @@ impl Retention {
         let [o, present] = self.expected();
         for level in Level::all() {
             let got = call(name, &self.given(), level, &self.operands(with_lengths), pool).unwrap();
-            close(&format!("o {:?} on {level}", self.sizes), &got[0].values, &o, SUMS);
-            close(&format!("state {:?} on {level}", self.sizes), &got[1].values, &present, SUMS);
+            close(&format!("o {:?} on {level}", self.sizes), &got[0].values, &o, ToleranceClass::Retention);
+            close(&format!("state {:?} on {level}", self.sizes), &got[1].values, &present, ToleranceClass::Retention);
         }
     }
 }

@@ -1,5 +1,6 @@
-use crate::call::{Given, Lengths, Random, SUMS, Tensor, call, close, silu, softplus};
+use crate::call::{Given, Lengths, Random, Tensor, call, close, silu, softplus};
 use densessm_kernels::{Level, Operand, SingleThreaded};
+use densessm_proto::ToleranceClass;
 
 /// A recurrence's operands, in order.
 pub(crate) struct Recurrence(pub(crate) [Tensor; 6]);
@@ -151,8 +152,8 @@ fn the_scan_is_that_of_the_formula() {
         let [y, present] = scan.expected();
         for level in Level::all() {
             let got = call("SelectiveScan", &scan.given(), level, &scan.operands(), &SingleThreaded).unwrap();
-            close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, SUMS);
-            close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, SUMS);
+            close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, ToleranceClass::Scan);
+            close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, ToleranceClass::Scan);
         }
     }
 }
@@ -183,8 +184,8 @@ fn a_step_is_a_scan_of_one_token() {
         operands.extend(scan.neighbours.iter().flat_map(|(_, projection)| projection).map(Tensor::operand));
         for level in Level::all() {
             let got = call("SelectiveStep", &scan.given(), level, &operands, &SingleThreaded).unwrap();
-            close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, SUMS);
-            close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, SUMS);
+            close(&format!("y {sizes:?} on {level}"), &got[0].values, &y, ToleranceClass::Scan);
+            close(&format!("state {sizes:?} on {level}"), &got[1].values, &present, ToleranceClass::Scan);
         }
     }
 }
