@@ -1,7 +1,7 @@
 //! The main job, start to end, with nothing installed: a trained checkpoint of this repository is exported, its two
 //! graphs are run on tract and compared, and it writes some Shakespeare.
 //!
-//!     cargo run --release --example demo
+//!     cargo run --release -p densessm-examples
 
 use anyhow::{Result, ensure};
 use densessm::{

@@ -5,7 +5,7 @@
 //! `Model` and `Sequence` are `Send`, so a worker thread can own them.
 //!
 //!     densessm export --model tests/checkpoints/densemamba-tiny --out bundle
-//!     echo "JULIET:" | cargo run --release --example service -- bundle
+//!     echo "JULIET:" | cargo run --release -p densessm-examples --bin service -- bundle
 
 use anyhow::{Context, Result};
 use densessm::{

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use densessm_graph::Model;
 use densessm_models::{GraphOptions, graph};
 use densessm_proto::{Architecture, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, Projection};
 use std::path::PathBuf;

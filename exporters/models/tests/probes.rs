@@ -4,7 +4,8 @@
 
 use densessm_models::{GraphOptions, graph};
 use densessm_proto::{
-    Architecture, DenseMamba, DenseRetNet, GraphKind, LogitsMode, Lowering, ProbeLayout, Projection, probes,
+    Architecture, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, ProbeLayout, Projection,
+    probes,
 };
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ fn holds_its_probes(architecture: &Architecture) {
     for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
         for lowering in [Lowering::Function, Lowering::Inline] {
             for logits in [LogitsMode::Last, LogitsMode::All] {
-                let options = GraphOptions { lowering, logits, ..GraphOptions::default() };
+                let options = GraphOptions::default().with_lowering(lowering).with_logits(logits);
                 let text = graph(architecture, kind, options).unwrap().to_string();
                 let values = values(&text);
                 let time = if kind == GraphKind::Parallel { "sequence" } else { "1" };
@@ -97,6 +98,28 @@ fn graphs_of_dense_retnet_hold_their_probes() {
                 rms_norm_eps: 1e-6,
                 tie_word_embeddings: heads == 1,
                 dense_block_layers: neighbours,
+            }));
+        }
+    }
+}
+
+#[test]
+fn graphs_of_falcon_mamba_hold_their_probes() {
+    for conv_kernel in [1, 4] {
+        for use_bias in [false, true] {
+            holds_its_probes(&Architecture::FalconMamba(FalconMamba {
+                vocab_size: 11,
+                hidden_size: 6,
+                num_hidden_layers: 2,
+                intermediate_size: 12,
+                state_size: 3,
+                conv_kernel,
+                time_step_rank: 2,
+                use_bias,
+                use_conv_bias: !use_bias,
+                layer_norm_epsilon: 1e-5,
+                mixer_rms_eps: 1e-6,
+                tie_word_embeddings: use_bias,
             }));
         }
     }
