@@ -1,12 +1,12 @@
 //! The main job, start to end, with nothing installed: a trained checkpoint of this repository is exported, its two
 //! graphs are run on tract and compared, and it writes some Shakespeare.
 //!
-//!     cargo run --release --example demo
+//!     cargo run --release -p densessm-examples
 
 use anyhow::{Result, ensure};
 use densessm::{
-    Bundle, Checkpoint, Device, ExportOptions, GenerateOptions, GenerationConfig, Prompt, TokenBatch, Tokenizer,
-    export, generate, proto::LogitsMode, runtime,
+    Bundle, Checkpoint, Device, ExportOptions, GenerationConfig, Prompt, TokenBatch, Tokenizer, export, generate,
+    proto::LogitsMode, runtime,
 };
 use std::{
     io::{Write, stdout},
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
 
 fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(model)?;
-    let options = ExportOptions { logits: LogitsMode::All, ..ExportOptions::default() };
+    let options = ExportOptions::default().with_logits(LogitsMode::All);
     let exported = export(&checkpoint, out, &options, |_| ControlFlow::Continue(()))?;
     println!("{name}: exported");
     for file in &exported.manifest.files {
@@ -35,7 +35,7 @@ fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
     }
 
     let bundle = Bundle::open(out)?;
-    let mut model = runtime::load(&bundle, runtime::Choice::Tract, Device::Cpu)?;
+    let mut model = runtime::load(&bundle, runtime::Choice::Tract, Device::CPU)?;
     println!("  loaded on {}", model.info());
 
     // Prefill of the whole prompt, then the same tokens one by one: the logits must agree.
@@ -59,7 +59,7 @@ fn show(name: &str, model: &Path, out: &Path) -> Result<()> {
 
     println!("  states of a sequence: {} bytes, whatever its length", bundle.manifest().state_bytes_per_sequence);
     println!();
-    let options = GenerateOptions { max_new_tokens: 80, ..GenerationConfig::open(bundle.dir())?.options() };
+    let options = GenerationConfig::open(bundle.dir())?.options().with_max_new_tokens(80);
     let mut generation = generate(&mut *model, &tokenizer, Prompt::text(PROMPT), options)?;
     print!("{PROMPT}");
     for piece in generation.by_ref() {

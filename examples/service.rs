@@ -1,14 +1,16 @@
-//! A small service: one system prompt, read once; each request goes on from a fork of its state.
+//! A small service: one system prompt is read once, and each request continues a fork of its states.
 //!
-//! A line of standard input is a request, its answer a line of output. What a real service adds (HTTP, a queue, a
-//! batch) goes around `answer`; `Model` is `Send`, so a worker thread can own it.
+//! Each line of standard input is a request, and its answer is written to standard output. A real service adds HTTP and
+//! a queue around `answer`. To serve many requests in one batch, it drives several `Sequence`s and joins their `States`.
+//! `Model` and `Sequence` are `Send`, so a worker thread can own them.
 //!
 //!     densessm export --model tests/checkpoints/densemamba-tiny --out bundle
-//!     echo "JULIET:" | cargo run --release --example service -- bundle
+//!     echo "JULIET:" | cargo run --release -p densessm-examples --bin service -- bundle
 
 use anyhow::{Context, Result};
 use densessm::{
-    Bundle, Device, GenerateOptions, GenerationConfig, Model, Progress, Prompt, Sampling, Tokenizer, generate, runtime,
+    Bundle, Device, GenerateOptions, GenerationConfig, Model, Prompt, Sampling, SavedSequence, Tokenizer, generate,
+    resume, runtime,
 };
 use std::{
     io::{BufRead, Write, stdin, stdout},
@@ -22,37 +24,36 @@ fn main() -> Result<()> {
     let path: PathBuf = std::env::args_os().nth(1).context("usage: service BUNDLE")?.into();
     let bundle = Bundle::open(&path)?;
     let tokenizer = Tokenizer::open(bundle.dir())?;
-    let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::Cpu)?;
+    let mut model = runtime::load(&bundle, runtime::Choice::Auto, Device::CPU)?;
     eprintln!("serving on {}", model.info());
 
-    // With 0 tokens asked for, the prompt is read and nothing else.
-    let reading = GenerateOptions { max_new_tokens: 0, ..GenerateOptions::default() };
+    // With 0 tokens to generate, the prompt is read and nothing else.
+    let reading = GenerateOptions::default().with_max_new_tokens(0);
     let mut generation = generate(&mut *model, &tokenizer, Prompt::text(SYSTEM_PROMPT), reading)?;
-    generation.by_ref().try_for_each(|piece| piece.map(drop))?;
-    let system = generation.into_progress();
+    generation.read_to_end()?;
+    let system = generation.into_saved();
 
-    let options = GenerateOptions {
-        max_new_tokens: 40,
-        sampling: Sampling { temperature: 0.8, top_k: 40, top_p: 1.0, seed: 0 },
-        stop: vec!["\n\n".to_owned()],
-        ..GenerationConfig::open(bundle.dir())?.options()
-    };
+    let options = GenerationConfig::open(bundle.dir())?
+        .options()
+        .with_max_new_tokens(40)
+        .with_sampling(Sampling::new(0.8).with_top_k(40))
+        .with_stop(["\n\n"]);
     for request in stdin().lock().lines() {
         answer(&mut *model, &tokenizer, &system, &request?, &options)?;
     }
     Ok(())
 }
 
-/// Goes on from a fork of the system prompt's state, which stays as it is for the next request.
+/// Continues a fork of the system prompt's states, which stay as they are for the next request.
 fn answer(
     model: &mut dyn Model,
     tokenizer: &Tokenizer,
-    system: &Progress,
+    system: &SavedSequence,
     request: &str,
     options: &GenerateOptions,
 ) -> Result<()> {
-    let prompt = Prompt::text(format!("{request}\n")).after(system.fork()?);
-    for piece in generate(model, tokenizer, prompt, options.clone())? {
+    let prompt = Prompt::text(format!("{request}\n"));
+    for piece in resume(model, tokenizer, system.fork()?, Some(prompt), options.clone())? {
         print!("{}", piece?.text);
         stdout().flush()?;
     }

@@ -1,12 +1,13 @@
-//! The command line: what can be said, and nothing of what it does.
+//! The command line: its commands, options and help texts.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use densessm::{Device, Preset, proto, runtime};
 use std::path::PathBuf;
 
-/// DenseMamba and DenseRetNet checkpoints out of PyTorch and into production, as ONNX graphs.
+/// Exports DenseMamba and DenseRetNet checkpoints to ONNX graphs, runs them, and checks that they compute the same.
 ///
-/// Exit codes: 0 done, 1 a check failed, 2 an error.
+/// Exit codes: 0 success, 1 a check failed, 2 an error.
 #[derive(Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -16,95 +17,99 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Export a checkpoint to a bundle: a prefill graph and a step graph over one file of weights.
+    /// Export a checkpoint to a bundle: a prefill graph and a step graph that share one file of weights.
     Export(Export),
-    /// Generate text from a bundle, streamed as it is made.
+    /// Generate text with a bundle and print it token by token.
     Generate(Generate),
-    /// Run one graph of a bundle on the tensors of a safetensors file.
+    /// Run one graph of a bundle on tensors from a safetensors file.
     Run(Run),
-    /// Measure how fast a bundle runs here, beside what the machine allows.
+    /// Measure the speed of a bundle and compare it with the limits of the machine.
     Bench(Bench),
-    /// Compare a bundle with the checkpoint it was made of, in every form a prompt can be fed.
+    /// Compare a bundle with its checkpoint, in every execution mode.
     Parity(Parity),
-    /// Perplexity of a text.
+    /// Evaluate a bundle on a text: perplexity and bits per byte.
     Eval(Eval),
-    /// Show what a bundle or an ONNX file holds, and what a token costs.
+    /// Show the contents of a bundle or an ONNX file and the cost of a token.
     Inspect(Inspect),
-    /// Make a checkpoint with random weights, for benchmarks and tests.
+    /// Create a checkpoint with random weights, for benchmarks and tests.
     Init(Init),
-    /// Say which runtimes and devices can be used here, and why the others cannot.
+    /// List the runtimes and devices that can be used on this machine, and why the others cannot.
     Doctor(Doctor),
+    /// Print a completion script for a shell.
+    Completions(Completions),
+    /// Write manual pages, one for each command.
+    Man(Man),
 }
 
 #[derive(Args)]
 pub(crate) struct Export {
-    /// The checkpoint: a folder with config.json and weights (safetensors or pytorch_model.bin).
+    /// Checkpoint: a folder with config.json and weights (safetensors or pytorch_model.bin).
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// The bundle to make: a folder that does not exist yet.
+    /// Bundle to create: a folder that does not exist yet.
     #[arg(long, value_name = "BUNDLE")]
     pub(crate) out: PathBuf,
-    /// Which graphs to write.
+    /// Graphs to write.
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     pub(crate) mode: Mode,
-    /// How to store the weights.
+    /// Number format of the weights.
     #[arg(long, value_enum, default_value_t = Precision::Fp32)]
     pub(crate) precision: Precision,
-    /// Which logits the parallel graph returns: each row's last token's, or all.
+    /// Logits that the parallel graph returns: of the last token of each row, or of every token.
     #[arg(long, value_enum, default_value_t = LogitsMode::Last)]
     pub(crate) logits: LogitsMode,
-    /// How to write the custom operators: as functions that runtimes may replace, or as standard operators only.
+    /// Form of the custom operators: functions that a runtime may replace with kernels, or standard operators only.
     #[arg(long, value_enum, default_value_t = Lowering::Function)]
     pub(crate) lowering: Lowering,
-    /// Version of ONNX's operator set, 18 to 22.
+    /// Version of the ONNX operator set, 18 to 22.
     #[arg(long, value_name = "N", default_value_t = 18)]
     pub(crate) opset: i64,
-    /// Replace a bundle that is there already.
+    /// Replace an existing bundle.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Compare the bundle with the checkpoint once it is written, as `parity` does, on a short prompt; exit code 1 if
-    /// they do not agree.
+    /// Compare the finished bundle with the checkpoint on a short prompt, as `parity` does; exit with code 1 if they
+    /// differ.
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Generate {
-    /// The bundle.
+    /// Bundle: a folder made by `densessm export`.
     #[arg(long)]
     pub(crate) bundle: PathBuf,
     #[command(flatten)]
     pub(crate) prompt: PromptSource,
-    /// End after so many tokens.
+    /// Maximum number of tokens to generate.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_new_tokens: usize,
-    /// Flatten (above 1) or sharpen (below 1) the distribution; 0 takes the argmax token.
+    /// Sampling temperature: above 1 flattens and below 1 sharpens the distribution; 0 takes the most likely token.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Choose among the K argmax tokens; 0 is all.
+    /// Sample from the K most likely tokens; 0 is no limit.
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
-    /// Choose among the argmax tokens that together have probability P.
+    /// Sample from the smallest set of most likely tokens whose probabilities add up to P.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
-    /// Seed of the draw: the same seed gives the same text.
+    /// Seed of the sampler; the same seed gives the same text.
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
-    /// End at this text, which is not printed; may be given several times.
+    /// Stop when this text is generated, and do not print it; may be repeated.
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Save the states and what is pending, to go on from later.
+    /// File to save the states and pending tokens to, so that a later call can continue.
     #[arg(long, value_name = "FILE")]
     pub(crate) save_state: Option<PathBuf>,
-    /// Go on from states saved earlier.
+    /// File with states to continue from, written by --save-state.
     #[arg(long, value_name = "FILE")]
     pub(crate) load_state: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) on: RuntimeArgs,
-    /// Report text, tokens and timings as JSON instead of streaming the text.
+    /// Print text, tokens and timings as JSON at the end instead of the text as it is generated.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -112,26 +117,26 @@ pub(crate) struct Generate {
 #[derive(Args)]
 #[group(multiple = false)]
 pub(crate) struct PromptSource {
-    /// The prompt.
+    /// Prompt.
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
-    /// A file that holds the prompt.
+    /// File that contains the prompt.
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(crate) struct Run {
-    /// The bundle.
+    /// Bundle: a folder made by `densessm export`.
     #[arg(long)]
     pub(crate) bundle: PathBuf,
-    /// The graph to run.
+    /// Graph to run.
     #[arg(long, value_enum)]
     pub(crate) graph: Graph,
-    /// The inputs by name; states that are absent are zeros.
+    /// Safetensors file with the inputs by name; absent states are zeros.
     #[arg(long, value_name = "FILE")]
     pub(crate) inputs: PathBuf,
-    /// Where to write the outputs by name.
+    /// Safetensors file to write the outputs to, by name.
     #[arg(long, value_name = "FILE")]
     pub(crate) outputs: PathBuf,
     #[command(flatten)]
@@ -140,155 +145,171 @@ pub(crate) struct Run {
 
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// The bundle.
+    /// Bundle: a folder made by `densessm export`.
     #[arg(long)]
     pub(crate) bundle: PathBuf,
-    /// Lengths of the prompts to read, in tokens.
+    /// Prompt lengths to measure, in tokens.
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128,512", value_parser = count(1 << 30))]
     pub(crate) prompt_tokens: Vec<usize>,
-    /// Tokens to decode after each prompt.
+    /// Number of tokens to decode after each prompt.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = count(1 << 30))]
     pub(crate) new_tokens: usize,
-    /// Numbers of sequences to run side by side.
+    /// Batch sizes to measure, in sequences.
     #[arg(long, value_name = "B,…", value_delimiter = ',', default_value = "1", value_parser = count(1 << 16))]
     pub(crate) batch: Vec<usize>,
     #[command(flatten)]
     pub(crate) on: RuntimeArgs,
-    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    /// File to save the report to; its extension selects the format: .json, .md or .html.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Parity {
-    /// The bundle.
+    /// Bundle: a folder made by `densessm export`.
     #[arg(long)]
     pub(crate) bundle: PathBuf,
-    /// The checkpoint it was made of.
+    /// Checkpoint that the bundle was exported from.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// The runtimes to compare on.
+    /// Runtimes to compare on.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Runtime::Auto])]
     pub(crate) runtimes: Vec<Runtime>,
-    /// The device; there is no fallback to another one.
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub(crate) device: DeviceName,
-    /// Threads within one operator; the runtime's own choice if absent.
+    /// Device to run on: cpu, cuda[:N] or tensorrt[:N], where N is the index of the GPU. There is no fallback to
+    /// another device.
+    #[arg(long, default_value_t = Device::CPU)]
+    pub(crate) device: Device,
+    /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
-    /// A text whose beginning is the prompt; tokens without a pattern if absent.
+    /// A text whose beginning is the prompt; pseudo-random tokens by default.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     #[arg(long, value_name = "N", default_value_t = 65)]
     pub(crate) prompt_tokens: usize,
-    /// Tokens chosen greedily behind the prompt.
+    /// Number of tokens to generate greedily after the prompt.
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) new_tokens: usize,
-    /// Steps of a long run beside the reference; 0 makes none.
+    /// Number of steps of an additional long run; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) drift: usize,
-    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    /// Save the report as .json, .md or .html, with the error of every layer: this loads every graph once more.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Eval {
-    /// The bundle.
+    /// Bundle: a folder made by `densessm export`.
     #[arg(long)]
     pub(crate) bundle: PathBuf,
-    /// The text.
+    /// Text file.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
-    /// Tokens of a window: each begins with zero states, and its first token is not predicted.
+    /// Number of tokens of a window; each window starts from states of zeros.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) window: usize,
-    /// Tokens from one window's beginning to the next; the window's length if absent. Where windows overlap, a token
-    /// counts once, in the first that predicts it.
+    /// Number of tokens from the beginning of one window to that of the next, by default the window's length. Every
+    /// token is scored once, after the first window with at least window - stride tokens of context.
     #[arg(long, value_name = "N")]
     pub(crate) stride: Option<usize>,
-    /// Windows side by side.
+    /// Number of windows in a batch.
     #[arg(long, value_name = "B", default_value_t = 8)]
     pub(crate) batch: usize,
-    /// Read so many tokens of the text; all if absent.
+    /// Limit the text to N tokens.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
-    /// End with exit code 1 if the perplexity is above this.
+    /// Exit with code 1 if the perplexity is above this.
     #[arg(long, value_name = "PPL")]
     pub(crate) threshold: Option<f64>,
     #[command(flatten)]
     pub(crate) on: RuntimeArgs,
-    /// Save the report, in the form that the name asks for: .json, .md or .html.
+    /// File to save the report to; its extension selects the format: .json, .md or .html.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Inspect {
-    /// A bundle or an .onnx file.
+    /// Bundle, or .onnx file.
     pub(crate) path: PathBuf,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Init {
-    /// The model's family and size.
-    #[arg(long, value_parser = preset)]
+    /// Family and size of the model.
+    #[arg(long)]
     pub(crate) preset: Preset,
-    /// The checkpoint to make: a folder that does not exist yet.
+    /// Checkpoint to create: a folder that does not exist yet.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Seed of the weights: the same seed gives the same weights.
+    /// Seed of the weights; the same seed gives the same weights.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Replace a checkpoint that is there already.
+    /// Replace an existing checkpoint.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Doctor {
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Where to run.
+#[derive(Args)]
+pub(crate) struct Completions {
+    /// Shell whose script to print.
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Args)]
+pub(crate) struct Man {
+    /// Folder to write the pages to; it is created if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// The runtime and device that a command runs on.
 #[derive(Args)]
 pub(crate) struct RuntimeArgs {
-    /// The runtime; `auto` takes ONNX Runtime if one is found, else tract, and says which.
+    /// Runtime to use; `auto` takes ONNX Runtime if it can be used on the device, otherwise tract, and prints which.
     #[arg(long, value_enum, default_value_t = Runtime::Auto)]
     pub(crate) runtime: Runtime,
-    /// The device; there is no fallback to another one.
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub(crate) device: DeviceName,
-    /// Threads within one operator; the runtime's own choice if absent.
+    /// Device to run on: cpu, cuda[:N] or tensorrt[:N], where N is the index of the GPU. There is no fallback to
+    /// another device.
+    #[arg(long, default_value_t = Device::CPU)]
+    pub(crate) device: Device,
+    /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// The prefill graph.
+    /// Only the prefill graph.
     Parallel,
-    /// The step graph.
+    /// Only the step graph.
     Recurrent,
-    /// Both.
+    /// Both graphs.
     Both,
 }
 
@@ -302,7 +323,7 @@ impl Mode {
     }
 }
 
-/// A command-line word for each variant of a type of the library.
+/// Declares the command-line values for the variants of a type of the library.
 macro_rules! value_enum {
     ($name:ident => $of:ty { $($(#[$doc:meta])* $variant:ident => $value:expr),+ $(,)? }) => {
         #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -321,57 +342,41 @@ macro_rules! value_enum {
 }
 
 value_enum!(Precision => proto::Precision {
-    /// 32-bit floats.
+    /// 32-bit floating-point numbers.
     Fp32 => proto::Precision::Fp32,
 });
 
 value_enum!(LogitsMode => proto::LogitsMode {
-    /// Each row's last valid token's.
+    /// Of the last valid token of each row.
     Last => proto::LogitsMode::Last,
-    /// Every token's.
+    /// Of every token.
     All => proto::LogitsMode::All,
 });
 
 value_enum!(Lowering => proto::Lowering {
-    /// Custom operators with functions of standard operators behind them.
+    /// Custom operators, each with a function of standard operators that runs where there is no kernel.
     Function => proto::Lowering::Function,
     /// Standard operators only.
     Inline => proto::Lowering::Inline,
 });
 
 value_enum!(Graph => proto::GraphKind {
-    /// Prefill.
+    /// The prefill graph.
     Parallel => proto::GraphKind::Parallel,
-    /// Stepping.
+    /// The step graph.
     Recurrent => proto::GraphKind::Recurrent,
 });
 
 value_enum!(Runtime => runtime::Choice {
-    /// ONNX Runtime if one is found, else tract.
+    /// ONNX Runtime if it can be used on the device, otherwise tract.
     Auto => runtime::Choice::Auto,
     /// ONNX Runtime.
     Ort => runtime::Choice::Ort,
-    /// tract, pure Rust.
+    /// tract, which is compiled in.
     Tract => runtime::Choice::Tract,
 });
 
-value_enum!(DeviceName => Device {
-    /// The processor.
-    Cpu => Device::Cpu,
-    /// An NVIDIA card through CUDA.
-    Cuda => Device::Cuda,
-    /// An NVIDIA card through TensorRT.
-    Tensorrt => Device::TensorRt,
-});
-
-/// A number from 1 up to one whose work can still be asked for without running out of memory at once.
+/// Parses a number from 1 to a limit beyond which memory would be exhausted at once.
 fn count(most: u64) -> clap::builder::RangedU64ValueParser<usize> {
     clap::builder::RangedU64ValueParser::new().range(1..=most)
-}
-
-fn preset(name: &str) -> Result<Preset, String> {
-    Preset::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {
-        let names = Preset::ALL.map(Preset::name).join(", ");
-        format!("expected one of {names}")
-    })
 }

@@ -1,11 +1,12 @@
-//! What a graph holds and what a token costs, read off the file itself.
+//! Reports the content of a graph and the cost of a token, as read from the file itself.
 
 use densessm_proto::{
-    Architecture, GraphKind, Manifest,
+    GraphKind, Manifest,
     onnx::{
         GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto,
         type_proto,
     },
+    operators::{DOMAIN, SCHEMAS, Schema},
 };
 use densessm_session::{Bundle, Error};
 use prost::Message;
@@ -15,17 +16,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What an `.onnx` file holds.
+/// Describes the content of an `.onnx` file.
 #[derive(Clone, Debug)]
 pub struct GraphReport {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
     /// Size of the file in bytes.
     pub file_bytes: u64,
     /// Versions of the operator sets, by domain.
     pub operator_sets: BTreeMap<String, i64>,
-    /// How often each operator stands in the graph, functions counted as one; `domain.Name` for custom ones.
+    /// Number of nodes by operator, a call of a function counted as one; `domain.Name` for custom operators.
     pub operators: BTreeMap<String, usize>,
+    /// Schemas of the operators of the domain `ai.densessm` that the graph calls.
+    pub schemas: Vec<&'static Schema>,
     /// Names of the functions in the file, with the number of nodes in each body.
     pub functions: Vec<(String, usize)>,
     /// Inputs as `name: type[shape]`.
@@ -38,16 +41,16 @@ pub struct GraphReport {
     pub projection_flops: u64,
 }
 
-/// What one token of one sequence costs in the recurrent graph.
+/// The cost of one token of one sequence in the recurrent graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TokenCost {
     /// Floating-point operations in matrix products with weights.
     pub projection_flops: u64,
-    /// Those of them that the output head takes, which a prompt's tokens but the last may do without.
+    /// The part of them that belongs to the output head, which only the last token of a prompt needs.
     pub head_flops: u64,
-    /// Floating-point operations in the recurrence: states' update and read-out, an exponential counted as one.
+    /// Floating-point operations in the recurrence: the states' update and read-out, an exponential counted as one.
     pub recurrence_flops: u64,
-    /// Bytes of weights read; of the embedding, one row, unless it is the output head too.
+    /// Bytes of weights read; one row of the embedding, unless the embedding is the output head too.
     pub weight_bytes: u64,
     /// Bytes of states read and written.
     pub state_bytes: u64,
@@ -64,6 +67,8 @@ pub fn graph(path: &Path) -> Result<GraphReport, Error> {
     let graph = model.graph.as_ref().ok_or_else(|| problem("not an ONNX file: it has no graph".to_owned()))?;
     let mut operators = BTreeMap::new();
     count(graph, &mut operators);
+    let called = |schema: &&Schema| operators.contains_key(&format!("{DOMAIN}.{}", schema.name));
+    let schemas = SCHEMAS.into_iter().filter(called).collect();
     let mut weights = BTreeMap::new();
     for tensor in &graph.initializer {
         let (number, bytes) = weights.entry(dtype(tensor.data_type)).or_insert((0, 0));
@@ -79,6 +84,7 @@ pub fn graph(path: &Path) -> Result<GraphReport, Error> {
             .map(|set| (if set.domain.is_empty() { "ai.onnx" } else { &set.domain }.to_owned(), set.version))
             .collect(),
         operators,
+        schemas,
         functions: model
             .functions
             .iter()
@@ -95,7 +101,8 @@ pub fn graph(path: &Path) -> Result<GraphReport, Error> {
     })
 }
 
-/// What a token costs, from a bundle's manifest and its recurrent graph (or, without one, its parallel graph).
+/// Computes the cost of a token from a bundle's manifest and its recurrent graph, or its parallel graph if there is no
+/// other.
 ///
 /// # Errors
 /// When the graph cannot be read.
@@ -107,35 +114,17 @@ pub fn token_cost(bundle: &Bundle) -> Result<TokenCost, Error> {
     Ok(TokenCost {
         projection_flops: report.projection_flops,
         head_flops: 2 * (manifest.architecture.hidden_size() * manifest.architecture.vocab_size()) as u64,
-        recurrence_flops: recurrence_flops(&manifest.architecture),
+        recurrence_flops: manifest.architecture.family().recurrence_flops() as u64,
         weight_bytes: all - unread_embedding_bytes(manifest),
         state_bytes: 2 * manifest.state_bytes_per_sequence,
     })
 }
 
-/// The rows of the embedding that a token does not touch: all but one, unless the output head reads them.
+/// Bytes of the embedding that a token does not read: all rows but one, unless the output head reads them.
 fn unread_embedding_bytes(manifest: &Manifest) -> u64 {
-    let (tied, vocab, hidden) = match &manifest.architecture {
-        Architecture::DenseMamba(a) => (a.tie_word_embeddings, a.vocab_size, a.hidden_size),
-        Architecture::DenseRetNet(a) => (a.tie_word_embeddings, a.vocab_size, a.hidden_size),
-    };
-    if tied { 0 } else { ((vocab - 1) * hidden * size_of::<f32>()) as u64 }
-}
-
-fn recurrence_flops(architecture: &Architecture) -> u64 {
-    let flops = match architecture {
-        // Per state: Δa, exp, two products and a sum to update, two to read out; two more for each neighbour read.
-        Architecture::DenseMamba(a) => (0..a.num_hidden_layers)
-            .map(|layer| {
-                let states = a.intermediate_size * a.state_size;
-                let conv = 2 * a.intermediate_size * a.conv_kernel;
-                conv + states * (7 + 2 * a.neighbours(layer).count())
-            })
-            .sum(),
-        // Per state: decay, product and sum to update, two to read out.
-        Architecture::DenseRetNet(a) => a.num_hidden_layers * a.head_key_dim() * a.value_dim * 5,
-    };
-    flops as u64
+    let family = manifest.architecture.family();
+    let (vocab, hidden) = (family.vocab_size(), family.hidden_size());
+    if family.tie_word_embeddings() { 0 } else { ((vocab - 1) * hidden * size_of::<f32>()) as u64 }
 }
 
 fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
@@ -151,7 +140,7 @@ fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
     }
 }
 
-/// Two operations per element of each weight that a row is multiplied with.
+/// Floating-point operations per row in products with weights: two per element of each weight.
 fn projection_flops(graph: &GraphProto) -> u64 {
     let weights: HashMap<&str, &TensorProto> =
         graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
@@ -194,4 +183,26 @@ fn typed(info: &ValueInfoProto) -> String {
         })
         .collect();
     format!("{}: {}[{}]", info.name, dtype(tensor.elem_type), dims.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_of_the_domain_are_described_by_their_schemas() {
+        let node = |domain: &str, op_type: &str| NodeProto {
+            domain: domain.to_owned(),
+            op_type: op_type.to_owned(),
+            ..NodeProto::default()
+        };
+        let node = vec![node(DOMAIN, "SelectiveStep"), node("other", "Retention"), node("", "MatMul")];
+        let model = ModelProto { graph: Some(GraphProto { node, ..GraphProto::default() }), ..ModelProto::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("graph.onnx");
+        std::fs::write(&path, model.encode_to_vec()).unwrap();
+        let report = graph(&path).unwrap();
+        assert_eq!(report.schemas.iter().map(|schema| schema.name).collect::<Vec<_>>(), ["SelectiveStep"]);
+        assert_eq!(report.operators.len(), 3);
+    }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C as a flag: work ends at its next step, with what was made, instead of in the middle of it.
+//! Ctrl-C as a flag: work stops after the current step and keeps its results so far.
 
 use anyhow::Context;
 use std::sync::{
@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Watches for Ctrl-C from now on. A second one ends the process at once.
+/// Starts watching for Ctrl-C and returns the flag that it sets. A second Ctrl-C ends the process at once.
 pub(crate) fn watch() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);

@@ -6,15 +6,23 @@ mod cli;
 mod commands;
 mod interrupt;
 mod terminal;
+mod version;
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    match commands::run(cli.command) {
+    let result = match cli::Cli::try_parse() {
+        Ok(cli) => commands::run(cli.command),
+        // The long form looks for runtimes, which takes time: only where it was asked for.
+        Err(error) if error.kind() == ErrorKind::DisplayVersion && std::env::args_os().any(|a| a == "--version") => {
+            terminal::print(&version::long())
+        }
+        Err(error) => error.exit(),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has read enough.
+        // The reader of the output has closed it, and needs no more.
         Err(error) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<commands::CheckFailed>() => {
             eprintln!("{error}");

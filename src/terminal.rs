@@ -1,9 +1,12 @@
-//! How the command speaks: progress bars, sizes, one-line errors.
+//! Output of the command: lines, progress bars, sizes and one-line errors.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{io, time::Duration};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
-/// Prints a line to stdout; a reader that went away is an error that [`is_broken_pipe`] knows, not a panic.
+/// Prints a line to stdout. A closed pipe is an error that [`is_broken_pipe`] recognizes, not a panic.
 macro_rules! outln {
     ($($line:tt)*) => {
         std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))?
@@ -11,37 +14,42 @@ macro_rules! outln {
 }
 pub(crate) use outln;
 
-/// Columns of the terminal that stdout is; without end if it is none.
+/// Prints text to stdout as it is.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Returns the columns of the terminal on stdout; `usize::MAX` if stdout is not a terminal.
 pub(crate) fn width() -> usize {
     let columns = console::Term::stdout().size_checked().map(|(_, columns)| columns);
     columns.map_or(usize::MAX, usize::from)
 }
 
-/// A bar over bytes on stderr, if that is a terminal and the work takes over a second.
+/// Returns a progress bar over bytes on stderr, shown if that is a terminal and the work takes over a second.
 pub(crate) fn byte_bar(what: &'static str) -> ProgressBar {
     bar(what, "{msg} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}")
 }
 
-/// A bar over steps on stderr, if that is a terminal and the work takes over a second.
+/// Returns a progress bar over steps on stderr, shown if that is a terminal and the work takes over a second.
 pub(crate) fn step_bar(what: &'static str) -> ProgressBar {
     bar(what, "{msg} {bar:32} {pos}/{len}")
 }
 
 fn bar(what: &'static str, template: &str) -> ProgressBar {
-    // Hidden by indicatif itself where stderr is no terminal.
+    // indicatif hides it where stderr is not a terminal.
     let bar = ProgressBar::new(0).with_message(what);
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
 
-/// Says what is being done, where there is no telling how long it takes.
+/// Returns a spinner on stderr for work of unknown duration.
 pub(crate) fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     bar
 }
 
-/// Moves a bar that shows itself only once a second has passed.
+/// Advances a bar, which appears once a second has passed.
 pub(crate) fn advance(bar: &ProgressBar, done: u64, total: u64) {
     if bar.elapsed() >= Duration::from_secs(1) {
         bar.set_length(total);
@@ -49,12 +57,12 @@ pub(crate) fn advance(bar: &ProgressBar, done: u64, total: u64) {
     }
 }
 
-/// A number of bytes with a unit: `1.4 GB`.
+/// Formats a number of bytes with a unit: `1.4 GB`.
 pub(crate) fn bytes(count: u64) -> String {
     scaled(count as f64, "B")
 }
 
-/// A number of operations with a prefix: `0.7 G`.
+/// Formats a number with an SI prefix and a unit: `1.4 GFLOP`.
 pub(crate) fn scaled(mut value: f64, unit: &str) -> String {
     for prefix in ["", "k", "M", "G", "T"] {
         if value < 1000.0 {
@@ -66,7 +74,7 @@ pub(crate) fn scaled(mut value: f64, unit: &str) -> String {
     format!("{value:.1} P{unit}")
 }
 
-/// An error with its causes, each said once: some errors repeat their source's words in their own.
+/// Joins the messages of an error and its causes; a cause that the line already contains is left out.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -81,7 +89,7 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// Whether an error is nothing but a reader that went away.
+/// Returns whether an error is a closed pipe.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<io::Error>().map(io::Error::kind);
     error.chain().any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))

@@ -4,8 +4,8 @@
     goldens.py check FOLDER ...            recompute the logits of goldens that are there, and compare
     goldens.py make FOLDER CONFIG [SEED]   make one: random weights for a config.json, tokens, lengths, logits
 
-Needs torch, numpy and safetensors. Both models are stated token by token in float64, as the recurrences of the papers
-(arXiv 2403.00818, 2312.00752): slow, and near enough to the page to be read against it.
+Needs torch, numpy and safetensors. The models are written token by token in float64, as the recurrences of the papers
+(arXiv 2403.00818, 2312.00752, 2410.05355): slow, and close enough to the page to be compared with it.
 """
 import json
 import math
@@ -26,7 +26,8 @@ def dense_mamba(config, w, ids):
     rank = config["time_step_rank"]
     rank = math.ceil(hidden / 16) if rank == "auto" else rank
     eps = config.get("layer_norm_epsilon", 1e-5)
-    dense = 0 if config["model_type"] == "mamba" else config.get("dense_block_layers", 2)
+    dense = config.get("dense_block_layers", 2) if config["model_type"] == "dense_mamba" else 0
+    mixer_eps = config.get("mixer_rms_eps", 1e-6) if config["model_type"] == "falcon_mamba" else None
     table = w["backbone.embeddings.weight" if "backbone.embeddings.weight" in w else "backbone.embedding.weight"]
     head = table if config.get("tie_word_embeddings", True) else w["lm_head.weight"]
 
@@ -53,6 +54,8 @@ def dense_mamba(config, w, ids):
             u = (w[f"{p}.conv1d.weight"][:, 0].T * inputs[l]).sum(0)
             u = silu(u + w[f"{p}.conv1d.bias"] if f"{p}.conv1d.bias" in w else u)
             delta, b, c = (u @ w[f"{p}.x_proj.weight"].T).split([rank, n, n])
+            if mixer_eps is not None:
+                delta, b, c = (rms_norm(part, part.shape, None, mixer_eps) for part in (delta, b, c))
             delta = softplus(linear(f"{p}.dt_proj", delta), threshold=1e9)
             decay = torch.exp(delta[:, None] * -torch.exp(w[f"{p}.A_log"]))
             states[l] = decay * states[l] + torch.outer(delta * u, b)
@@ -85,9 +88,11 @@ def dense_retnet(config, w, ids):
         return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).view(heads, dk)
 
     states = [torch.zeros(heads, dk, dv, dtype=torch.float64) for _ in range(layers)]
+    s = torch.zeros(heads, dtype=torch.float64)  # the sum of the powers of gamma, also where gamma rounds to 1
     logits = []
     for t, token in enumerate(ids):
         x, handed = table[token], []
+        s = gamma * s + 1
         for l in range(layers):
             p = f"model.layers.{l}.self_attn"
             normed = rms_norm(x, (hidden,), w[f"model.layers.{l}.input_layernorm.weight"], eps)
@@ -107,7 +112,6 @@ def dense_retnet(config, w, ids):
             handed.append(own)
             q, k = rotate(q, t), rotate(k, t)
             states[l] = gamma[:, None, None] * states[l] + k[:, :, None] * v.view(heads, 1, dv)
-            s = (1 - gamma ** (t + 1)) / (1 - gamma)
             o = torch.einsum("hk,hkv->hv", q, states[l]) / s.sqrt()[:, None]
             o = rms_norm(o, (dv,), w[f"{p}.group_norm.weight"], eps).reshape(values)
             x = x + linear("to_out.0", o * g)
@@ -156,7 +160,7 @@ def shapes(config):
     else:
         d, n = config.get("intermediate_size", config.get("expand", 2) * hidden), config["state_size"]
         rank = math.ceil(hidden / 16) if config["time_step_rank"] == "auto" else config["time_step_rank"]
-        dense = 0 if config["model_type"] == "mamba" else config.get("dense_block_layers", 2)
+        dense = config.get("dense_block_layers", 2) if config["model_type"] == "dense_mamba" else 0
         middle = max(1, hidden // config.get("dense_gate_reduction", 16))
         yield from (("backbone.embeddings", [vocabulary, hidden]), ("backbone.norm_f", [hidden]))
         for l in range(layers):

@@ -6,17 +6,23 @@
 
 #![forbid(unsafe_code)]
 
-pub mod architecture;
+mod architecture;
 mod dtype;
+pub mod families;
 pub mod manifest;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod operators;
+pub mod probes;
 pub mod states;
+pub mod tolerance;
 
-pub use architecture::{Architecture, DenseMamba, DenseRetNet, Projection};
+pub use architecture::Architecture;
 pub use dtype::DType;
+pub use families::{DenseMamba, DenseRetNet, FalconMamba, Family, Projection};
 pub use manifest::{
     Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
 };
+pub use probes::{Probe, ProbeLayout, probes};
 pub use states::StateTensor;
+pub use tolerance::{OutOfTolerance, Tolerance, ToleranceClass};

@@ -1,4 +1,4 @@
-//! `densessm.json`: what a bundle holds and how to drive it.
+//! `densessm.json`: the contents of a bundle and the signatures of its graphs.
 
 use crate::{Architecture, DType};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 pub const MANIFEST_FILE: &str = "densessm.json";
 /// File name of the weights.
 pub const WEIGHTS_FILE: &str = "model.onnx.data";
-/// The newest manifest format this build writes and reads.
+/// The manifest format that this version writes, and the newest that it reads.
+///
+/// It changes whenever an older reader would misunderstand a manifest. A reader keeps reading every older format; one small
+/// bundle of each format stands in `tests/fixtures`.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The manifest of a bundle.
@@ -49,7 +52,7 @@ impl Manifest {
 pub enum GraphKind {
     /// Prefill: many tokens in one call.
     Parallel,
-    /// Stepping: one token a call.
+    /// Stepping: one token per call.
     Recurrent,
 }
 
@@ -80,6 +83,7 @@ impl std::fmt::Display for GraphKind {
 /// How the weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Precision {
     /// 32-bit floats.
     Fp32,
@@ -97,7 +101,7 @@ impl std::fmt::Display for Precision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lowering {
-    /// As nodes of the domain `ai.densessm`, each with a local function of standard operators behind it.
+    /// As nodes of the domain `ai.densessm`, each with a local function of standard operators as its fallback.
     Function,
     /// As standard operators only.
     Inline,

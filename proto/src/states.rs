@@ -1,8 +1,8 @@
-//! The states a sequence carries from call to call: their names, order and shapes, stated once for everyone.
+//! The tensors that go in and out of every graph, and the states that a sequence carries from call to call.
 
 use crate::{Architecture, DType, manifest::Dimension, manifest::TensorEntry};
 
-/// The input that counts the tokens each row has consumed (int64, `[batch]`; DenseRetNet only).
+/// The input that counts the tokens each row has consumed (int64, `[batch]`; only where positions are counted).
 pub const PAST_LENGTH: &str = "past_length";
 /// The output that counts them after the call.
 pub const PRESENT_LENGTH: &str = "present_length";
@@ -16,9 +16,12 @@ pub const LOGITS: &str = "logits";
 pub const BATCH: &str = "batch";
 /// The symbolic dimension of the tokens of one call.
 pub const SEQUENCE: &str = "sequence";
+/// The element type of the position counters [`PAST_LENGTH`] and [`PRESENT_LENGTH`].
+pub const LENGTH_DTYPE: DType = DType::I64;
 
-/// One fp32 state tensor that goes in as `past_key_values.…` and comes out as `present.…`.
+/// One state tensor that goes in as `past_key_values.…` and comes out as `present.…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StateTensor {
     /// Layer it belongs to, from 0.
     pub layer: usize,
@@ -26,23 +29,27 @@ pub struct StateTensor {
     pub past: String,
     /// Its output's name.
     pub present: String,
+    /// Its element type.
+    pub dtype: DType,
     /// Its shape for one sequence, without the leading batch axis.
     pub shape: Vec<usize>,
 }
 
 impl StateTensor {
-    fn new(layer: usize, kind: &str, shape: Vec<usize>) -> Self {
-        Self {
-            layer,
-            past: format!("past_key_values.{layer}.{kind}"),
-            present: format!("present.{layer}.{kind}"),
-            shape,
-        }
+    /// The state `kind` (`conv_state`, `recurrent_state`) of a layer, whose shape for one sequence is `shape`.
+    pub fn new(layer: usize, kind: &str, dtype: DType, shape: Vec<usize>) -> Self {
+        let (past, present) = (format!("past_key_values.{layer}.{kind}"), format!("present.{layer}.{kind}"));
+        Self { layer, past, present, dtype, shape }
     }
 
-    /// Elements of one sequence.
+    /// Elements of one sequence; `usize::MAX` if they cannot be counted.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |product: usize, &size| product.saturating_mul(size))
+    }
+
+    /// Bytes of one sequence; `usize::MAX` if they cannot be counted.
+    pub fn bytes(&self) -> usize {
+        self.elements().saturating_mul(self.dtype.size())
     }
 
     /// The tensor's entry in a manifest, under its input's or its output's name.
@@ -50,42 +57,22 @@ impl StateTensor {
         let sizes = self.shape.iter().map(|&size| Dimension::Size(size));
         TensorEntry {
             name: name.to_owned(),
-            dtype: DType::F32,
+            dtype: self.dtype,
             shape: std::iter::once(Dimension::Symbol(BATCH.to_owned())).chain(sizes).collect(),
         }
     }
 }
 
-/// All states of a model, in the order in which its graphs list them.
-///
-/// DenseMamba: per layer `conv_state [D, K-1]` (absent for K = 1) and `recurrent_state [D, N]`.
-/// DenseRetNet: per layer `recurrent_state [H, dk, dv]`.
+/// All states of a model, layer by layer, in the order in which its graphs list them.
 pub fn layout(architecture: &Architecture) -> Vec<StateTensor> {
-    let layers = 0..architecture.num_hidden_layers();
-    match architecture {
-        Architecture::DenseMamba(a) => layers
-            .flat_map(|l| {
-                [
-                    StateTensor::new(l, "conv_state", vec![a.intermediate_size, a.conv_kernel - 1]),
-                    StateTensor::new(l, "recurrent_state", vec![a.intermediate_size, a.state_size]),
-                ]
-            })
-            .filter(|state| state.elements() > 0)
-            .collect(),
-        Architecture::DenseRetNet(a) => layers
-            .map(|l| {
-                StateTensor::new(
-                    l,
-                    "recurrent_state",
-                    vec![a.num_attention_heads, a.head_key_dim(), a.head_value_dim()],
-                )
-            })
-            .collect(),
-    }
+    (0..architecture.num_hidden_layers()).flat_map(|layer| architecture.family().states(layer)).collect()
 }
 
-/// Bytes of all states of one sequence, the position counter included.
+/// Bytes of all states of one sequence, the position counter included; `usize::MAX` if they cannot be counted.
+///
+/// It takes the same time for any number of layers, so that it may be asked about dimensions that nobody has checked.
 pub fn bytes_per_sequence(architecture: &Architecture) -> usize {
-    let counter = if architecture.counts_positions() { size_of::<i64>() } else { 0 };
-    layout(architecture).iter().map(|state| state.elements() * size_of::<f32>()).sum::<usize>() + counter
+    let counter = if architecture.counts_positions() { LENGTH_DTYPE.size() } else { 0 };
+    let layer = architecture.family().states(0).iter().map(StateTensor::bytes).fold(0, usize::saturating_add);
+    layer.saturating_mul(architecture.num_hidden_layers()).saturating_add(counter)
 }

@@ -1,17 +1,17 @@
-//! How fast the processor reads memory: plain sums over a buffer that no cache holds.
+//! The rate at which the processor reads memory, measured by sums over a buffer larger than any cache.
 
 use super::machine;
 use densessm_session::{Error, min_time};
 use std::{hint::black_box, thread, time::Duration};
 
-/// The size of the buffer: far more than any cache holds, unless memory is short.
+/// Size of the buffer, unless memory is short: far larger than any cache.
 const BUFFER_BYTES: u64 = 1 << 30;
-/// Places that each thread reads at side by side.
+/// Number of streams that each thread reads alternately.
 const STREAMS: usize = 4;
-/// How long it is read again and again.
+/// The time for which reading is repeated.
 const BUDGET: Duration = Duration::from_millis(500);
 
-/// Bytes per second that `threads` threads read together.
+/// Returns the bytes per second that `threads` threads read together.
 ///
 /// # Errors
 /// When there is no memory for the buffer.
@@ -23,7 +23,8 @@ pub(super) fn read(threads: usize) -> Result<f64, Error> {
         what: "measuring the read bandwidth".to_owned(),
         problem: format!("a buffer of {bytes} bytes: {error}"),
     })?;
-    // Written before it is read: pages that were never written all show one page of zeros, which stays in the cache.
+    // Written before it is read: pages that were never written are all mapped to one page of zeros, which stays in the
+    // cache.
     buffer.extend((0..(share * threads) as u64).map(|at| at ^ 0x5555));
     let time = min_time(BUDGET, || {
         pass(&buffer, share);
@@ -40,7 +41,7 @@ fn pass(buffer: &[u64], share: usize) {
     });
 }
 
-/// The sum of a part, read at several places side by side: one stream alone does not keep memory busy.
+/// Returns the sum of a part, read in several streams: a single one does not saturate memory.
 fn sum(part: &[u64]) -> u64 {
     let quarter = part.len() / STREAMS;
     let (left, right) = part[..STREAMS * quarter].split_at(2 * quarter);

@@ -1,21 +1,21 @@
-//! The machine, as far as it says what it is.
+//! A description of the machine, as far as the system provides one.
 
 use serde::Serialize;
 use std::{env::consts, fs, num::NonZero, thread};
 
-/// What a measurement ran on.
+/// The machine that a measurement ran on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// Operating system and instruction set.
     pub system: String,
-    /// Model of the processor, where the system says it.
+    /// Model of the processor, where the system reports it.
     pub cpu: Option<String>,
-    /// Processors that this process may use.
+    /// Number of processors that this process may use.
     pub cores: usize,
 }
 
 impl Machine {
-    /// This machine.
+    /// Describes this machine.
     pub fn here() -> Self {
         let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
             let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -26,18 +26,18 @@ impl Machine {
     }
 }
 
-/// The most memory that this process had resident since its start or since [`forget_peak`], in bytes, where the system
-/// says it.
+/// Returns the peak resident memory of this process since its start or the last [`forget_peak`], in bytes, where the
+/// system reports it.
 pub(super) fn peak_resident_bytes() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")
 }
 
-/// Counts the most memory resident from now on; whether the system can do that.
+/// Resets the peak of resident memory; returns whether the system can do that.
 pub(super) fn forget_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Memory that could still be taken, in bytes, where the system says it.
+/// Returns the available memory in bytes, where the system reports it.
 pub(super) fn available_bytes() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable:")
 }

@@ -1,4 +1,4 @@
-//! Driving a model as `generate` drives it, with a clock.
+//! Running a model as `generate` does, with a clock.
 
 use super::{AtPosition, Bench, BenchPlan, Decode, Machine, Prefill, Roofline, Run, machine, median};
 use crate::{inspect, runtime};
@@ -14,14 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Seed of the tokens.
+/// Seed of the pseudo-random tokens.
 const SEED: u64 = 0;
-/// Prompts are read so often, after one reading to warm up …
+/// Number of measured runs of a prompt, after one to warm up.
 const PREFILLS: RangeInclusive<usize> = 2..=5;
-/// … unless that takes longer than this; then as few times as the range allows.
+/// When the runs have taken longer than this, no more than the least number is made.
 const PREFILL_TIME: Duration = Duration::from_secs(6);
 
-/// The lengths of the calls in which a prompt of so many tokens is fed: as `generate` feeds it.
+/// Returns the lengths of the calls in which `generate` consumes a prompt of `tokens` tokens.
 pub(super) fn pieces(tokens: usize, parallel: bool) -> impl Iterator<Item = usize> {
     let most = if parallel { PREFILL_CHUNK } else { 1 };
     (0..tokens.div_ceil(most)).map(move |call| most.min(tokens - call * most))
@@ -33,19 +33,19 @@ struct Bencher<'a> {
     tokens: ChaCha8Rng,
     parallel: bool,
     recurrent: bool,
-    /// Parts of the work done, of how many; asked before each call whether to go on.
+    /// Receives the parts of the work done and in all before each call, and decides whether to continue.
     watch: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     done: usize,
     total: usize,
 }
 
-/// Measures a model: each prompt length with each batch, then decoding at positions; and the machine, before and after.
+/// Measures a model with each prompt length and batch size, then decoding at positions; and the machine before and after.
 ///
-/// `watch` is called before each call of the model with how many parts of the work are done, of how many. If it breaks,
-/// what was measured until then is returned, and says that it is not complete. A part that was begun is dropped.
+/// `watch` is called before each call of the model with the number of parts of the work that are done and of all parts.
+/// If it breaks, the results up to then are returned and marked as incomplete; a part that was begun is dropped.
 ///
 /// # Errors
-/// When the plan asks for nothing or for none of something, or when the model or the roofline's own models fail.
+/// When a list of the plan is empty or contains 0, or when the model or the roofline's own models fail.
 pub fn measure(
     model: &mut dyn Model,
     plan: &BenchPlan,
@@ -62,16 +62,15 @@ pub fn measure(
     }
     let bundle = model.bundle().clone();
     let info = model.info().clone();
-    let choice = runtime::Choice::of(&info);
-    let now = jiff::Timestamp::now();
+    let runtime = runtime::registry().choose(runtime::Choice::of(&info), info.device)?;
     let mut bench = Bench {
         version: env!("CARGO_PKG_VERSION"),
-        date: format!("{now:.0}"),
+        date: plan.date.clone(),
         machine: Machine::here(),
-        runtime: info.runtime,
-        runtime_version: info.version.clone(),
+        runtime: info.runtime.name(),
+        runtime_version: info.version.to_string(),
         device: info.device.to_string(),
-        threads: plan.threads.unwrap_or_else(|| runtime::threads(choice)),
+        threads: plan.threads.unwrap_or_else(|| runtime.default_threads()),
         bundle: bundle.dir().to_owned(),
         model: words(bundle.architecture()),
         token: inspect::token_cost(&bundle)?,
@@ -107,14 +106,13 @@ pub fn measure(
 
 /// A model's family and sizes.
 fn words(architecture: &Architecture) -> String {
-    let (family, dense) = match architecture {
-        Architecture::DenseMamba(a) if a.dense_block_layers == 0 => ("Mamba", 0),
-        Architecture::DenseMamba(a) => ("DenseMamba", a.dense_block_layers),
-        Architecture::DenseRetNet(a) => ("DenseRetNet", a.dense_block_layers),
+    let family = architecture.family();
+    let sizes = format!("{} layers of {}", family.num_hidden_layers(), family.hidden_size());
+    let dense = match family.dense_block_layers() {
+        0 => String::new(),
+        dense => format!(", m = {dense}"),
     };
-    let sizes = format!("{} layers of {}", architecture.num_hidden_layers(), architecture.hidden_size());
-    let dense = if dense == 0 { String::new() } else { format!(", m = {dense}") };
-    format!("{family}, {sizes}{dense}, {} tokens known", architecture.vocab_size())
+    format!("{}, {sizes}{dense}, {} tokens known", family.name(), family.vocab_size())
 }
 
 impl Bencher<'_> {
@@ -122,8 +120,8 @@ impl Bencher<'_> {
         (self.watch)(self.done, self.total).is_continue()
     }
 
-    /// The roofline before anything else is measured: a machine that is shared may be busier afterwards. None if that
-    /// would be taken for the model's own memory.
+    /// Measures the roofline before anything else, as a shared machine may be busier afterwards. Returns none where its
+    /// memory would count as the model's.
     fn roofline_before(&mut self, info: &RuntimeInfo, threads: Option<usize>) -> Result<Option<Roofline>, Error> {
         if !self.goes_on() {
             return Ok(None);
@@ -132,7 +130,7 @@ impl Bencher<'_> {
         if machine::forget_peak() { Roofline::measure(info, threads).map(Some) } else { Ok(None) }
     }
 
-    /// Everything but the roofline; nothing if it was stopped.
+    /// Measures everything but the roofline; returns none if it was stopped.
     fn all(&mut self, plan: &BenchPlan, bench: &mut Bench) -> Result<Option<()>, Error> {
         for &prompt_tokens in &plan.prompt_tokens {
             for &batch in &plan.batches {
@@ -168,17 +166,17 @@ impl Bencher<'_> {
     fn prefill(&mut self, tokens: usize, batch: usize) -> Result<Option<(Prefill, States)>, Error> {
         let begin = Instant::now();
         let (mut seconds, mut first, mut last) = (Vec::new(), Vec::new(), None);
-        // The first reading warms up.
-        for reading in 0..=*PREFILLS.end() {
-            if reading > *PREFILLS.start() && begin.elapsed() > PREFILL_TIME {
+        // The first run warms up.
+        for run in 0..=*PREFILLS.end() {
+            if run > *PREFILLS.start() && begin.elapsed() > PREFILL_TIME {
                 break;
             }
-            // Given back before the next ones are asked for.
+            // Freed before the next ones are allocated.
             drop(last.take());
             let start = Instant::now();
             let mut states = self.model.initial_states(batch)?;
             let Some((fed, chosen)) = self.feed(tokens, &mut states, start)? else { return Ok(None) };
-            if reading > 0 {
+            if run > 0 {
                 seconds.push(fed.as_secs_f64());
                 first.push(chosen.as_secs_f64());
             }
@@ -191,7 +189,7 @@ impl Bencher<'_> {
         Ok(last.map(|states| (prefill, states)))
     }
 
-    /// Feeds a prompt; how long that took, and how long it is since `start` now that each row has its first token.
+    /// Consumes a prompt. Returns the time of the calls, and the time since `start` until every row has its first token.
     fn feed(
         &mut self,
         tokens: usize,
@@ -218,9 +216,9 @@ impl Bencher<'_> {
         Ok(Some((fed, start.elapsed())))
     }
 
-    /// Decodes so many steps with each of some states in turn, after one to warm up; the seconds of each.
+    /// Decodes `steps` steps with each of several states, after one to warm up, and returns the times of each in seconds.
     ///
-    /// In turn, so that whatever else the machine does falls on all of them alike.
+    /// The states alternate, so that other load of the machine affects all of them equally.
     fn decode(&mut self, states: &mut [States], steps: usize) -> Result<Option<Vec<Vec<f64>>>, Error> {
         let mut seconds = vec![Vec::new(); states.len()];
         for step in 0..=steps {
@@ -239,7 +237,7 @@ impl Bencher<'_> {
         Ok(Some(seconds))
     }
 
-    /// States that have read one token and count as being at each of some positions.
+    /// Returns states that have consumed one token and count as being at each of the positions.
     fn at(&mut self, positions: &[usize], batch: usize) -> Result<Option<Vec<States>>, Error> {
         let mut states = self.model.initial_states(batch)?;
         if self.feed(1, &mut states, Instant::now())?.is_none() {

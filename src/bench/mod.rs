@@ -1,7 +1,8 @@
-//! How fast a model is, and how fast the machine would let it be.
+//! The speed of a model, and the upper bound that the machine sets for it.
 //!
-//! The one design decision: each figure stands beside a bound that was measured in the same run on the same device with
-//! the same threads, and is computed from what a token needs at least: bytes to read and operations to do.
+//! The one design decision: each figure is reported with a bound that was measured in the same run on the same device
+//! with the same number of threads, and that follows from the least work a token needs: bytes to read and operations to
+//! compute.
 
 mod bandwidth;
 mod machine;
@@ -19,125 +20,180 @@ use std::path::PathBuf;
 
 /// What to measure.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct BenchPlan {
     /// Prompt lengths in tokens, each at least 1.
     pub prompt_tokens: Vec<usize>,
-    /// Tokens to decode after each prompt, at least 1.
+    /// Number of tokens to decode after each prompt, at least 1.
     pub new_tokens: usize,
-    /// Numbers of sequences side by side, each at least 1.
+    /// Batch sizes in sequences, each at least 1.
     pub batches: Vec<usize>,
-    /// Positions to decode at without having been fed that far: a state's size does not depend on them.
+    /// Positions to decode at without consuming as many tokens first: a state's size does not depend on them.
     pub positions: Vec<usize>,
-    /// Threads within one operator; the runtime's own choice if absent.
+    /// Number of threads within one operator; the runtime's default if absent.
     pub threads: Option<usize>,
+    /// The date that the report shows; left out if absent.
+    pub date: Option<String>,
 }
 
-/// What was measured.
+impl Default for BenchPlan {
+    /// Prompts of 128 and 512 tokens, 32 new tokens, one sequence, and positions from 10 to 100,000.
+    fn default() -> Self {
+        Self {
+            prompt_tokens: vec![128, 512],
+            new_tokens: 32,
+            batches: vec![1],
+            positions: vec![10, 1_000, 10_000, 100_000],
+            threads: None,
+            date: None,
+        }
+    }
+}
+
+impl BenchPlan {
+    /// Sets the prompt lengths in tokens.
+    pub fn with_prompt_tokens(mut self, prompt_tokens: impl Into<Vec<usize>>) -> Self {
+        self.prompt_tokens = prompt_tokens.into();
+        self
+    }
+
+    /// Sets the number of tokens to decode after each prompt.
+    pub fn with_new_tokens(mut self, new_tokens: usize) -> Self {
+        self.new_tokens = new_tokens;
+        self
+    }
+
+    /// Sets the batch sizes in sequences.
+    pub fn with_batches(mut self, batches: impl Into<Vec<usize>>) -> Self {
+        self.batches = batches.into();
+        self
+    }
+
+    /// Sets the positions to decode at.
+    pub fn with_positions(mut self, positions: impl Into<Vec<usize>>) -> Self {
+        self.positions = positions.into();
+        self
+    }
+
+    /// Sets the number of threads within one operator; `None` is the runtime's default.
+    pub fn with_threads(mut self, threads: impl Into<Option<usize>>) -> Self {
+        self.threads = threads.into();
+        self
+    }
+
+    /// Sets the date that the report shows.
+    pub fn with_date(mut self, date: impl Into<String>) -> Self {
+        self.date = Some(date.into());
+        self
+    }
+}
+
+/// The results of a benchmark.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bench {
-    /// Version of this tool.
+    /// Version of densessm.
     pub version: &'static str,
-    /// When it was measured, in UTC.
-    pub date: String,
+    /// The plan's date.
+    pub date: Option<String>,
     /// The machine.
     pub machine: Machine,
-    /// `ort` or `tract`.
+    /// The runtime: `ort` or `tract`.
     pub runtime: &'static str,
     /// Version of the runtime.
     pub runtime_version: String,
-    /// `cpu`, `cuda` or `tensorrt`.
+    /// The device, such as `cpu` or `cuda:1`.
     pub device: String,
-    /// Threads within one operator.
+    /// Number of threads within one operator.
     pub threads: usize,
     /// The bundle.
     pub bundle: PathBuf,
-    /// The model in words.
+    /// The model's family and sizes, for people.
     pub model: String,
-    /// What a token costs.
+    /// The cost of a token.
     pub token: TokenCost,
     /// Seconds to load the bundle's graphs.
     pub load_seconds: f64,
-    /// What the machine can do at best; absent if it was not measured.
+    /// The machine's peak rates; absent if they were not measured.
     pub roofline: Option<Roofline>,
-    /// Each prompt length with each batch.
+    /// The results for each prompt length and batch size.
     pub runs: Vec<Run>,
-    /// Decoding at given positions.
+    /// The results of decoding at the plan's positions.
     pub positions: Vec<AtPosition>,
-    /// The most memory the process had resident, in bytes, while the bundle was loaded and run; absent where the system
-    /// does not say.
+    /// Peak resident memory of the process in bytes, while the bundle was loaded and run; absent where the system does
+    /// not report it.
     pub peak_resident_bytes: Option<u64>,
-    /// Whether all that was asked for was measured.
+    /// Whether the whole plan was measured.
     pub complete: bool,
 }
 
-/// One prompt length with one batch.
+/// The results for one prompt length and batch size.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    /// Tokens of each row's prompt.
+    /// Length of each prompt in tokens.
     pub prompt_tokens: usize,
-    /// Rows.
+    /// Batch size in sequences.
     pub batch: usize,
-    /// Reading the prompt.
+    /// The speed of consuming the prompt.
     pub prefill: Prefill,
-    /// Decoding after it.
+    /// The speed of decoding after it.
     pub decode: Decode,
-    /// The most memory that the process had resident meanwhile, in bytes; since its start where the system counts only
-    /// that.
+    /// Peak resident memory of the process in bytes during this measurement, or since its start where the system reports
+    /// only that.
     pub peak_resident_bytes: Option<u64>,
 }
 
-/// How fast prompts are read.
+/// The speed of consuming prompts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prefill {
-    /// How often it was measured, after a run to warm up.
+    /// Number of measured runs, after one to warm up.
     pub runs: usize,
-    /// Median time of a run.
+    /// Median time of a run, in seconds.
     pub seconds: f64,
-    /// Tokens of all rows per second.
+    /// Tokens per second, summed over the rows.
     pub tokens_per_second: f64,
-    /// Median time from fresh states to the first token of each row, chosen greedily.
+    /// Median time from initial states to the first token of every row, chosen greedily, in seconds.
     pub time_to_first_token_seconds: f64,
-    /// What the roofline allows.
+    /// The roofline's bound.
     pub bound: Option<Bound>,
 }
 
-/// How fast tokens come one after the other.
+/// The speed of decoding.
 #[derive(Clone, Debug, Serialize)]
 pub struct Decode {
-    /// How many steps were measured, after one to warm up.
+    /// Number of measured steps, after one to warm up.
     pub steps: usize,
-    /// Tokens of all rows per second.
+    /// Tokens per second, summed over the rows.
     pub tokens_per_second: f64,
-    /// Times of a step, in seconds.
+    /// Percentiles of the time of a step.
     pub step_seconds: Latency,
-    /// What the roofline allows.
+    /// The roofline's bound.
     pub bound: Option<Bound>,
 }
 
-/// Times that so many of a hundred steps do not exceed, in seconds.
+/// Percentiles of a time, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
-    /// 50 of them.
+    /// The 50th percentile.
     pub p50: f64,
-    /// 90 of them.
+    /// The 90th percentile.
     pub p90: f64,
-    /// 99 of them.
+    /// The 99th percentile.
     pub p99: f64,
 }
 
-/// Decoding at a position.
+/// The results of decoding at a position.
 #[derive(Clone, Debug, Serialize)]
 pub struct AtPosition {
-    /// Tokens that each row counts as consumed.
+    /// Number of tokens that each row counts as consumed.
     pub position: usize,
-    /// Rows.
+    /// Batch size in sequences.
     pub batch: usize,
-    /// How fast.
+    /// The speed of decoding.
     pub decode: Decode,
 }
 
 impl Decode {
-    /// From the seconds of each of at least one step of `batch` rows.
+    /// Computes the speed from the times of at least one step of `batch` rows, in seconds.
     fn of(seconds: &[f64], batch: usize) -> Self {
         let mut sorted = seconds.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -148,12 +204,12 @@ impl Decode {
     }
 }
 
-/// The least of some sorted values that `percent` of a hundred of them do not exceed.
+/// Returns the smallest of the sorted values that at least `percent` percent of them do not exceed.
 fn percentile(sorted: &[f64], percent: usize) -> f64 {
     sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1]
 }
 
-/// The middle one of at least one value; of an even number, the mean of the middle two.
+/// Returns the median of at least one value: of an even number of them, the mean of the middle two.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

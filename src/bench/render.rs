@@ -1,16 +1,16 @@
-//! What was measured, as a report.
+//! The results of a benchmark as a report.
 
 use super::{Bench, Bound, Decode, Limit};
 use crate::report::{Axis, Cell, Chart, Error, Report, Section, Series, Table};
 
-const UNKNOWN: &str = "not known here";
+const UNKNOWN: &str = "unknown";
 const SPEED: &str = "tokens/s";
 
 impl Bench {
-    /// The report: what it was measured on, a table and charts each of prompts and of decoding, and the roofline.
+    /// Returns the report: the machine, tables and charts of prefill and decoding, and the roofline.
     ///
     /// # Errors
-    /// None that a bench can cause; [`Report::new`] has the rest.
+    /// When the results cannot be written as JSON, which those of a benchmark always can; see [`Report::new`].
     pub fn report(&self) -> Result<Report, Error> {
         let mut report = Report::new(format!("densessm bench of {}", self.bundle.display()), self)?;
         report.fact("model", self.model.as_str());
@@ -20,13 +20,15 @@ impl Bench {
         report.fact("processor", self.machine.cpu.as_deref().unwrap_or(UNKNOWN));
         report.fact("cores", self.machine.cores.to_string());
         report.fact("densessm", self.version);
-        report.fact("date", self.date.as_str());
-        report.fact("weights a token reads", megabytes(self.token.weight_bytes).to_string());
-        report.fact("loading", Cell::number(self.load_seconds, "s").to_string());
+        if let Some(date) = &self.date {
+            report.fact("date", date.as_str());
+        }
+        report.fact("weights read per token", megabytes(self.token.weight_bytes).to_string());
+        report.fact("load time", Cell::number(self.load_seconds, "s").to_string());
         let peak = self.peak_resident_bytes.map(|bytes| megabytes(bytes).to_string());
         report.fact("peak resident memory", peak.as_deref().unwrap_or(UNKNOWN));
         if !self.complete {
-            report.fact("ended", "before everything was measured");
+            report.fact("stopped", "before everything was measured");
         }
         report.sections.extend([self.prompts(), self.decoding()]);
         report.sections.extend((!self.positions.is_empty()).then(|| self.at_positions()));
@@ -35,8 +37,16 @@ impl Bench {
     }
 
     fn prompts(&self) -> Section {
-        let mut table =
-            Table::new(["prompt", "batch", "prefill", "roofline", "limit", "reached", "first token", "peak memory"]);
+        let mut table = Table::new([
+            "prompt",
+            "batch",
+            "prefill",
+            "roofline",
+            "limit",
+            "of roofline",
+            "first token",
+            "peak memory",
+        ]);
         for run in &self.runs {
             let prefill = &run.prefill;
             let [roofline, limit, reached] = beside(prefill.bound);
@@ -55,15 +65,15 @@ impl Bench {
             |run: &super::Run| (run.batch, run.prompt_tokens, run.prefill.tokens_per_second, run.prefill.bound);
         let batch = |run: &super::Run| (run.prompt_tokens, run.batch, run.prefill.tokens_per_second, run.prefill.bound);
         Section {
-            heading: "Reading a prompt".to_owned(),
-            paragraph: "Tokens of all rows per second, in the pieces in which generate feeds a prompt: the median of \
-                        several runs after one to warm up. The first token is counted from fresh states on and chosen \
-                        greedily. Peak memory is the most that was resident meanwhile."
+            heading: "Prefill".to_owned(),
+            paragraph: "Tokens per second, summed over the rows; the prompt is consumed in chunks as `generate` does. \
+                        Each figure is the median of several runs after one to warm up. The time to the first token \
+                        starts with initial states; the token is chosen greedily. Peak memory is resident memory."
                 .to_owned(),
             tables: vec![table],
             charts: [
-                self.chart("Prefill over prompt length", Axis::log("tokens of the prompt"), "batch", prompt),
-                self.chart("Prefill over batch", Axis::linear("rows"), "prompt of", batch),
+                self.chart("Prefill by prompt length", Axis::log("prompt length in tokens"), "batch", prompt),
+                self.chart("Prefill by batch size", Axis::linear("batch size"), "prompt of", batch),
             ]
             .into_iter()
             .flatten()
@@ -72,7 +82,8 @@ impl Bench {
     }
 
     fn decoding(&self) -> Section {
-        let mut table = Table::new(["prompt", "batch", "decode", "roofline", "limit", "reached", "p50", "p90", "p99"]);
+        let mut table =
+            Table::new(["prompt", "batch", "decode", "roofline", "limit", "of roofline", "p50", "p90", "p99"]);
         for run in &self.runs {
             let start = [run.prompt_tokens.into(), run.batch.into()];
             table.row(start.into_iter().chain(speed(&run.decode)));
@@ -81,27 +92,30 @@ impl Bench {
         Section {
             heading: "Decoding after the prompt".to_owned(),
             paragraph:
-                "Tokens of all rows per second, and the time of a step that half, 90 % and 99 % of the steps do \
-                        not exceed."
+                "Tokens per second, summed over the rows, and the 50th, 90th and 99th percentiles of the time of a \
+                 step."
                     .to_owned(),
             tables: vec![table],
-            charts: [self.over_context(), self.chart("Decoding over batch", Axis::linear("rows"), "prompt of", batch)]
-                .into_iter()
-                .flatten()
-                .collect(),
+            charts: [
+                self.over_context(),
+                self.chart("Decoding by batch size", Axis::linear("batch size"), "prompt of", batch),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         }
     }
 
     fn at_positions(&self) -> Section {
         let mut table =
-            Table::new(["position", "batch", "decode", "roofline", "limit", "reached", "p50", "p90", "p99"]);
+            Table::new(["position", "batch", "decode", "roofline", "limit", "of roofline", "p50", "p90", "p99"]);
         for at in &self.positions {
             table.row([at.position.into(), at.batch.into()].into_iter().chain(speed(&at.decode)));
         }
         Section {
-            heading: "Decoding far into a text".to_owned(),
-            paragraph: "States of one token, counted as being at these positions: what a step costs depends on a \
-                        state's size, which stays the same. The positions took turns, step by step."
+            heading: "Decoding at long context".to_owned(),
+            paragraph: "The states have consumed one token and count as being at these positions: the cost of a step \
+                        depends on the size of the states, which is constant. The positions alternate step by step."
                 .to_owned(),
             tables: vec![table],
             charts: Vec::new(),
@@ -111,28 +125,28 @@ impl Bench {
     fn machine_section(&self) -> Option<Section> {
         let roofline = self.roofline?;
         let [rows, inner, columns] = roofline.gemm;
-        let mut table = Table::new(["ceiling", "measured", "with"]);
+        let mut table = Table::new(["peak rate", "measured", "method"]);
         let read =
-            if self.device == "cpu" { "sums over a large buffer" } else { "a product of one row with a large weight" };
-        table.row(["reading".into(), giga(roofline.read_bytes_per_second, "GB/s"), read.into()]);
+            if self.device == "cpu" { "sums over a large buffer" } else { "product of one row with a large weight" };
+        table.row(["memory reads".into(), giga(roofline.read_bytes_per_second, "GB/s"), read.into()]);
         let product = format!("{}, fp32 [{rows}, {inner}] × [{inner}, {columns}]", self.runtime);
         table.row(["matrix product".into(), giga(roofline.gemm_flops_per_second, "GFLOP/s"), product.into()]);
         Some(Section {
             heading: "The roofline".to_owned(),
-            paragraph: "Measured on the same device with the same threads, before everything else and after it; the \
-                        better figure counts. A step reads every weight \
-                        once and reads and writes each row's states; a prompt's call reads every weight, and each \
-                        token takes the operations of its products and its recurrence, the output head's only where \
-                        logits are asked for. Whichever takes longer is the limit. Above 100 %, weights stay in a \
-                        cache from one step to the next, or something else kept the machine busy whenever its roofline \
-                        was measured."
+            paragraph: "Measured on the same device with the same number of threads before and after everything else; \
+                        the better value counts. A step reads every weight once and reads and writes the states of \
+                        each row. Each call of prefill reads every weight, and each token needs the operations of its \
+                        products and its recurrence, and of the output head only where logits are returned. The limit \
+                        is whichever takes longer. A figure above 100 % means that weights stay in a cache between \
+                        steps, or that other load slowed the machine down while its peak rates were measured."
                 .to_owned(),
             tables: vec![table],
             charts: Vec::new(),
         })
     }
 
-    /// A line for each value of one dimension over another, and one for its roofline; none if there is but one point.
+    /// Returns a chart with a line for each value of one dimension over the other, and one for its roofline; none if no
+    /// line has two points.
     fn chart(
         &self,
         title: &str,
@@ -160,7 +174,7 @@ impl Bench {
         wide.then(|| Chart { title: title.to_owned(), x, y: Axis::linear(SPEED), series })
     }
 
-    /// Decoding over the tokens consumed: after each prompt, and at the positions.
+    /// Returns the chart of decoding over the tokens consumed: after each prompt, and at the positions.
     fn over_context(&self) -> Option<Chart> {
         let mut batches: Vec<usize> = self.runs.iter().map(|run| run.batch).collect();
         batches.sort_unstable();
@@ -182,7 +196,7 @@ impl Bench {
         }
         let x = Axis::log("tokens consumed");
         (!series.is_empty()).then(|| Chart {
-            title: "Decoding over context length".to_owned(),
+            title: "Decoding by context length".to_owned(),
             x,
             y: Axis::linear(SPEED),
             series,
@@ -200,8 +214,8 @@ fn speed(decode: &Decode) -> [Cell; 7] {
 fn beside(bound: Option<Bound>) -> [Cell; 3] {
     bound.map_or([Cell::Absent, Cell::Absent, Cell::Absent], |bound| {
         let limit = match bound.limit {
-            Limit::ReadBandwidth => "reading",
-            Limit::Gemm => "products",
+            Limit::ReadBandwidth => "memory",
+            Limit::Gemm => "compute",
         };
         [Cell::number(bound.tokens_per_second, SPEED), limit.into(), Cell::percent(bound.fraction)]
     })

@@ -1,25 +1,26 @@
-//! What the machine can do at best, and what that means for a model.
+//! The peak rates of a machine, and the bounds on a model's speed that follow from them.
 
 use super::{Bench, bandwidth};
-use crate::{
-    inspect::TokenCost,
-    runtime::{self, Choice},
-};
+use crate::{inspect::TokenCost, runtime};
 use densessm_proto::{GraphKind, LogitsMode, Manifest};
-use densessm_session::{Device, Error, Product, RuntimeInfo};
+use densessm_session::{Choice, Error, Product, RuntimeInfo};
 use serde::Serialize;
+use std::time::Duration;
 
-/// The product whose rate is the ceiling on the processor: a prompt's rows, a layer's weight.
+/// The time for which each product is repeated.
+const BUDGET: Duration = Duration::from_millis(500);
+/// The product whose rate is the processor's peak: as many rows as a short prompt has, and a layer's weight.
 const GEMM: Product = Product { rows: 128, inner: 1024, columns: 4096 };
-/// On a card, where that would be over before it was launched.
-const CARD_GEMM: Product = Product { rows: 4096, inner: 4096, columns: 4096 };
-/// One row against a weight that no cache of a card holds, 512 MiB.
-const CARD_READ: Product = Product { rows: 1, inner: 8_192, columns: 16_384 };
+/// The same for a GPU, where the smaller product would take less time than its launch.
+const GPU_GEMM: Product = Product { rows: 4096, inner: 4096, columns: 4096 };
+/// One row with a weight larger than any GPU's cache, 512 MiB.
+const GPU_READ: Product = Product { rows: 1, inner: 8_192, columns: 16_384 };
 
-/// What the device can do at best with the threads of the run: the better of two measurements, before it and after it.
+/// The peak rates of a device with the run's number of threads: the better of two measurements, before and after the
+/// run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Roofline {
-    /// Bytes read per second: the processor's sums over a large buffer, or a card's product with one row.
+    /// Bytes read per second: on the processor by sums over a large buffer, on a GPU by a product of one row.
     pub read_bytes_per_second: f64,
     /// Floating-point operations per second of the runtime's own fp32 matrix product.
     pub gemm_flops_per_second: f64,
@@ -27,20 +28,21 @@ pub struct Roofline {
     pub gemm: [usize; 3],
 }
 
-/// What the roofline allows, beside what was reached.
+/// The upper bound that the roofline gives for a speed, and the fraction of it that was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bound {
-    /// Tokens of all rows per second at best.
+    /// Upper bound of tokens per second, summed over the rows.
     pub tokens_per_second: f64,
-    /// What sets it.
+    /// The limiting resource.
     pub limit: Limit,
-    /// Measured over allowed: above 1 where weights stay in a cache from one step to the next.
+    /// The measured speed divided by the bound: above 1 where weights stay in a cache from one step to the next.
     pub fraction: f64,
 }
 
-/// What sets a bound.
+/// The resource that limits a speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Limit {
     /// Reading weights and states.
     ReadBandwidth,
@@ -48,7 +50,7 @@ pub enum Limit {
     Gemm,
 }
 
-/// What some tokens need at least.
+/// The least work that a number of tokens needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Work {
     tokens: f64,
@@ -57,24 +59,23 @@ struct Work {
 }
 
 impl Roofline {
-    /// Measures it with a runtime on a device.
+    /// Measures the peak rates of a device with a runtime of this build.
     ///
     /// # Errors
-    /// When the runtime fails, or there is no memory for what is read.
+    /// When the build does not contain the runtime, it fails, or there is no memory for what is read.
     pub fn measure(on: &RuntimeInfo, threads: Option<usize>) -> Result<Self, Error> {
-        let choice = Choice::of(on);
-        let seconds = |product: Product| {
-            runtime::time_product(product, choice, on.device, threads).map(|time| time.as_secs_f64())
-        };
-        let (gemm, read_bytes_per_second) = match on.device {
-            Device::Cpu => (GEMM, bandwidth::read(threads.unwrap_or_else(|| runtime::threads(choice)))?),
-            Device::Cuda | Device::TensorRt => (CARD_GEMM, CARD_READ.weight_bytes() as f64 / seconds(CARD_READ)?),
+        let runtime = runtime::registry().choose(Choice::of(on), on.device)?;
+        let seconds =
+            |product: Product| runtime.time_product(product, on.device, threads, BUDGET).map(|time| time.as_secs_f64());
+        let (gemm, read_bytes_per_second) = match on.device.is_cpu() {
+            true => (GEMM, bandwidth::read(threads.unwrap_or_else(|| runtime.default_threads()))?),
+            false => (GPU_GEMM, GPU_READ.weight_bytes() as f64 / seconds(GPU_READ)?),
         };
         let gemm_flops_per_second = gemm.flops() as f64 / seconds(gemm)?;
         Ok(Self { read_bytes_per_second, gemm_flops_per_second, gemm: [gemm.rows, gemm.inner, gemm.columns] })
     }
 
-    /// The better of two measurements in each: the machine can do what it once did.
+    /// Returns the better of two measurements for each rate.
     pub(super) fn or(self, other: Option<Self>) -> Self {
         other.map_or(self, |other| Self {
             read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
@@ -91,7 +92,7 @@ impl Roofline {
     }
 }
 
-/// A step of `batch` rows: every weight and the states are read, the states are written.
+/// The work of a step of `batch` rows: it reads every weight and the states, and writes the states.
 fn step(cost: &TokenCost, batch: usize) -> Work {
     Work {
         tokens: batch as f64,
@@ -100,7 +101,8 @@ fn step(cost: &TokenCost, batch: usize) -> Work {
     }
 }
 
-/// A prompt in `calls` calls, each of which reads every weight; `scored` tokens of each row go through the output head.
+/// The work of a prompt in `calls` calls, each of which reads every weight; `scored` tokens of each row pass through the
+/// output head.
 fn prompt(cost: &TokenCost, tokens: usize, batch: usize, calls: usize, scored: usize) -> Work {
     let each = cost.projection_flops - cost.head_flops + cost.recurrence_flops;
     let row = tokens as u64 * each + scored as u64 * cost.head_flops;
@@ -112,7 +114,7 @@ fn prompt(cost: &TokenCost, tokens: usize, batch: usize, calls: usize, scored: u
 }
 
 impl Bench {
-    /// Puts the roofline's bound beside each figure.
+    /// Adds the roofline's bound to each measurement.
     pub(super) fn bind(&mut self, roofline: Roofline, manifest: &Manifest) {
         let cost = self.token;
         for run in &mut self.runs {

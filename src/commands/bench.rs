@@ -13,11 +13,8 @@ use densessm::{
 };
 use std::{ops::ControlFlow, sync::atomic::Ordering, time::Instant};
 
-/// Where decoding is measured besides behind the prompts.
-const POSITIONS: [usize; 4] = [10, 1_000, 10_000, 100_000];
-
 pub(crate) fn run(arguments: &cli::Bench) -> Result<()> {
-    // Refused now and not after everything was measured.
+    // An unknown format is an error before the measurement, not after it.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
@@ -26,13 +23,12 @@ pub(crate) fn run(arguments: &cli::Bench) -> Result<()> {
     let mut model = load(&bundle, graphs, &arguments.on)?;
     let load_time = begin.elapsed();
 
-    let plan = BenchPlan {
-        prompt_tokens: arguments.prompt_tokens.clone(),
-        new_tokens: arguments.new_tokens,
-        batches: arguments.batch.clone(),
-        positions: POSITIONS.to_vec(),
-        threads: arguments.on.threads,
-    };
+    let plan = BenchPlan::default()
+        .with_prompt_tokens(arguments.prompt_tokens.as_slice())
+        .with_new_tokens(arguments.new_tokens)
+        .with_batches(arguments.batch.as_slice())
+        .with_threads(arguments.on.threads)
+        .with_date(format!("{:.0}", jiff::Timestamp::now()));
     let bar = terminal::step_bar("measuring");
     let measured = bench::measure(&mut *model, &plan, load_time, &mut |done, total| {
         terminal::advance(&bar, done as u64, total as u64);
@@ -40,7 +36,7 @@ pub(crate) fn run(arguments: &cli::Bench) -> Result<()> {
     });
     bar.finish_and_clear();
     let report = measured?.report()?;
-    // Printed first: what cannot be saved is not lost.
+    // Printed first, so that a report that cannot be saved is not lost.
     outln!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());
     if let Some(path) = &arguments.report {
         report.save(path)?;

@@ -1,43 +1,34 @@
 //! `densessm doctor`
 
-use crate::cli;
-use crate::terminal::outln;
+use super::runtimes::Availability;
+use crate::{cli, terminal::outln};
 use anyhow::Result;
-use densessm::{Device, runtime};
+use densessm::{Device, Provider, runtime};
 use densessm_kernels::Level;
-use densessm_session::Availability;
-use serde_json::json;
-
-const DEVICES: [Device; 3] = [Device::Cpu, Device::Cuda, Device::TensorRt];
+use serde_json::{Value, json};
 
 pub(crate) fn run(arguments: &cli::Doctor) -> Result<()> {
-    let rows: Vec<_> = runtime::ALL
-        .into_iter()
-        .flat_map(|choice| DEVICES.map(|device| (choice, device, choice.availability(device))))
-        .collect();
+    let on_each = |runtime| Provider::ALL.map(|provider| Availability::of(runtime, Device::first(provider)));
+    let rows: Vec<Availability> = runtime::ALL.into_iter().flat_map(on_each).collect();
     let kernels = Level::best().to_string();
     if arguments.json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(choice, device, availability)| {
-                let (usable, detail) = parts(availability);
-                json!({ "runtime": choice.name(), "device": device.to_string(), "usable": usable, "detail": detail })
-            })
-            .collect();
+        let rows: Vec<Value> = rows.iter().map(to_json).collect();
         outln!("{:#}", json!({ "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "runtimes": rows }));
         return Ok(());
     }
     outln!("densessm {}, kernels for {kernels}", env!("CARGO_PKG_VERSION"));
-    for (choice, device, availability) in &rows {
-        let (usable, detail) = parts(availability);
-        outln!("{:<5} {:<8} {:<3} {detail}", choice.name(), device.to_string(), if usable { "yes" } else { "no" });
+    for row in &rows {
+        let usable = if row.info.is_ok() { "yes" } else { "no" };
+        outln!("{:<5} {:<8} {usable:<3} {row}", row.runtime.name(), row.device);
     }
     Ok(())
 }
 
-fn parts(availability: &Availability) -> (bool, &str) {
-    match availability {
-        Availability::Usable(detail) => (true, detail),
-        Availability::Unusable(detail) => (false, detail),
-    }
+fn to_json(row: &Availability) -> Value {
+    let info = row.info.as_ref().ok();
+    json!({
+        "runtime": row.runtime.name(), "device": row.device.to_string(), "usable": info.is_some(),
+        "version": info.map(|info| info.version.to_string()),
+        "library": info.and_then(|info| info.library.as_ref()), "detail": row.to_string(),
+    })
 }

@@ -7,28 +7,28 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use densessm::{
-    Bundle, TextPosition, Tokenizer,
-    eval::{self, EvalOptions},
+    Bundle, Tokenizer,
+    eval::{self, EvalOptions, TokenizedText},
     report::Format,
 };
 use std::{fs, ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
-    // Refused now and not after everything was measured.
+    // An unknown format is an error before anything is measured.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
     let text = fs::read_to_string(&arguments.text).with_context(|| arguments.text.display().to_string())?;
-    let tokens = Tokenizer::open(bundle.dir())?.encode(&text, TextPosition::Start)?;
-    let limit = arguments.max_tokens.unwrap_or(usize::MAX);
-    let tokens: Vec<i64> = tokens.into_iter().take(limit).map(i64::from).collect();
+    let mut text = TokenizedText::new(&Tokenizer::open(bundle.dir())?, &text)?;
+    text.truncate(arguments.max_tokens.unwrap_or(usize::MAX));
     let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
     let mut model = load(&bundle, graphs, &arguments.on)?;
 
-    let stride = arguments.stride.unwrap_or(arguments.window);
-    let plan = EvalOptions { window: arguments.window, stride, batch: arguments.batch };
-    let bar = terminal::step_bar("reading");
-    let measured = eval::measure(&mut *model, &tokens, &plan, &mut |done, total| {
+    let mut options = EvalOptions::new(arguments.window);
+    options.stride = arguments.stride.unwrap_or(arguments.window);
+    options.batch = arguments.batch;
+    let bar = terminal::step_bar("evaluating");
+    let measured = eval::measure(&mut *model, &text, &options, &mut |done, total| {
         terminal::advance(&bar, done as u64, total as u64);
         if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &cli::Eval) -> Result<()> {
         report.save(path)?;
     }
     match arguments.threshold {
-        // What is not a number is not below either.
+        // A perplexity that is not a number does not pass.
         Some(threshold) if measured.perplexity > threshold || measured.perplexity.is_nan() => {
             Err(CheckFailed("perplexity").into())
         }

@@ -5,10 +5,9 @@ use crate::terminal::outln;
 use crate::{cli, interrupt, terminal};
 use anyhow::Result;
 use densessm::{
-    Bundle, Checkpoint, Device, ExportOptions, export,
-    parity::{self, ParityOptions},
+    Bundle, Checkpoint, ExportOptions, export,
+    parity::{self, Measure, ParityOptions},
     proto::Manifest,
-    runtime,
 };
 use serde_json::json;
 use std::{
@@ -25,13 +24,12 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     let started = Instant::now();
     let stopped = interrupt::watch()?;
     let checkpoint = Checkpoint::open(&arguments.model)?;
-    let options = ExportOptions {
-        graphs: arguments.mode.graphs(),
-        lowering: arguments.lowering.into(),
-        logits: arguments.logits.into(),
-        opset: arguments.opset,
-        force: arguments.force,
-    };
+    let options = ExportOptions::default()
+        .with_graphs(arguments.mode.graphs())
+        .with_lowering(arguments.lowering.into())
+        .with_logits(arguments.logits.into())
+        .with_opset(arguments.opset)
+        .with_force(arguments.force);
     let bar = terminal::byte_bar("exporting");
     let exported = export(&checkpoint, &arguments.out, &options, |progress| {
         terminal::advance(&bar, progress.done, progress.total);
@@ -43,27 +41,21 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     if arguments.verify { verify(&checkpoint, &arguments.out) } else { Ok(()) }
 }
 
-/// A short form of `densessm parity`. Says on stderr how it went: stdout is the export's.
+/// A short form of `densessm parity`. Its result goes to stderr, as stdout contains that of the export.
 fn verify(checkpoint: &Checkpoint, out: &Path) -> Result<()> {
     let bundle = Bundle::open(out)?;
     let reference = parity::reference(checkpoint)?;
     let vocabulary = bundle.architecture().vocab_size() as i64;
-    let plan = ParityOptions {
-        tokens: (0..VERIFIED_TOKENS).map(|i| (i * i * 31 + i * 7 + 5) % vocabulary).collect(),
-        new_tokens: 4,
-        drift: 0,
-        runtimes: vec![runtime::Choice::Auto],
-        device: Device::Cpu,
-        threads: None,
-    };
-    let checked = parity::check(&bundle, &reference, &plan, &mut |_| ControlFlow::Continue(()))?;
+    let mut options = ParityOptions::new((0..VERIFIED_TOKENS).map(|i| (i * i * 31 + i * 7 + 5) % vocabulary).collect());
+    options.new_tokens = 4;
+    let checked = parity::check(&bundle, &reference, &options, &mut |_| ControlFlow::Continue(()))?;
     if checked.passed {
-        let worst = checked.measures.iter().map(|measure| measure.max_error / measure.allowed).fold(0.0, f64::max);
-        eprintln!("verified: errors reach {:.1} % of what is let pass", 100.0 * worst);
+        let worst = checked.measures.iter().map(Measure::fraction).fold(0.0, f64::max);
+        eprintln!("verified: max error is {:.1} % of tolerance", 100.0 * worst);
         return Ok(());
     }
     eprint!("{}", checked.report()?.text(terminal::width()));
-    Err(CheckFailed("the bundle's comparison with the checkpoint").into())
+    Err(CheckFailed("comparison of the bundle with its checkpoint").into())
 }
 
 fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> Result<()> {
@@ -77,6 +69,6 @@ fn report(out: &Path, manifest: &Manifest, elapsed: Duration, as_json: bool) -> 
     for file in &manifest.files {
         outln!("  {:<24} {:>10}", file.name, terminal::bytes(file.size));
     }
-    outln!("  states of a sequence     {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
+    outln!("  states per sequence      {:>10}", terminal::bytes(manifest.state_bytes_per_sequence));
     Ok(())
 }

@@ -5,8 +5,8 @@ use crate::terminal::outln;
 use crate::{cli, interrupt};
 use anyhow::{Context, Result, bail};
 use densessm::{
-    Bundle, FinishReason, GenerateOptions, Generation, GenerationConfig, Progress, Prompt, Sampling, Snapshot,
-    Tokenizer, generate,
+    Bundle, FinishReason, Generation, GenerationConfig, Prompt, Sampling, SavedSequence, Snapshot, Tokenizer, generate,
+    resume,
 };
 use serde_json::json;
 use std::{
@@ -20,32 +20,29 @@ pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
     let tokenizer = Tokenizer::open(bundle.dir())?;
     let prompt = prompt(arguments)?;
     let snapshot = arguments.load_state.as_deref().map(|path| saved(path, &bundle)).transpose()?;
-    let options = GenerateOptions {
-        max_new_tokens: arguments.max_new_tokens,
-        sampling: sampling(arguments),
-        stop: arguments.stop.clone(),
-        cancel: Some(cancel),
-        ..GenerationConfig::open(bundle.dir())?.options()
-    };
+    let options = GenerationConfig::open(bundle.dir())?
+        .options()
+        .with_max_new_tokens(arguments.max_new_tokens)
+        .with_sampling(sampling(arguments))
+        .with_stop(&arguments.stop);
 
     let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
     let mut model = load(&bundle, graphs, &arguments.on)?;
-    let progress = snapshot.map(|snapshot| Progress::restore(&mut *model, &snapshot)).transpose()?;
-    let prompt = match (prompt, progress) {
-        (Some(text), None) => Prompt::text(text),
-        (Some(text), Some(progress)) => Prompt::text(text).after(progress),
-        (None, Some(progress)) => Prompt::resume(progress),
-        (None, None) => bail!("prompt: none given; pass --prompt or --prompt-file, or go on with --load-state"),
+    let saved = snapshot.map(|snapshot| SavedSequence::restore(&mut *model, &snapshot)).transpose()?;
+    let generation = match (prompt.map(Prompt::text), saved) {
+        (prompt, Some(saved)) => resume(&mut *model, &tokenizer, saved, prompt, options)?,
+        (Some(prompt), None) => generate(&mut *model, &tokenizer, prompt, options)?,
+        (None, None) => bail!("prompt: none given; pass --prompt or --prompt-file, or continue with --load-state"),
     };
 
-    let mut generation = generate(&mut *model, &tokenizer, prompt, options)?;
+    let mut generation = generation.cancelled_by(cancel);
     if arguments.json {
         report(&mut generation, arguments)?
     } else {
         stream(&mut generation)?
     }
     match &arguments.save_state {
-        Some(path) => Ok(generation.into_progress().snapshot()?.save(path)?),
+        Some(path) => Ok(generation.into_saved().snapshot()?.save(path)?),
         None => Ok(()),
     }
 }
@@ -58,21 +55,19 @@ fn prompt(arguments: &cli::Generate) -> Result<Option<String>> {
     }
 }
 
-/// Greedy unless something about sampling was said; then at temperature 1 unless that was said too.
+/// Returns greedy decoding unless a sampling option is given; the temperature is then 1 by default.
 fn sampling(arguments: &cli::Generate) -> Sampling {
     let cli::Generate { temperature, top_k, top_p, seed, .. } = arguments;
     if temperature.is_none() && top_k.is_none() && top_p.is_none() && seed.is_none() {
         return Sampling::GREEDY;
     }
-    Sampling {
-        temperature: temperature.unwrap_or(1.0),
-        top_k: top_k.unwrap_or(0),
-        top_p: top_p.unwrap_or(1.0),
-        seed: seed.unwrap_or(0),
-    }
+    Sampling::new(temperature.unwrap_or(1.0))
+        .with_top_k(top_k.unwrap_or(0))
+        .with_top_p(top_p.unwrap_or(1.0))
+        .with_seed(seed.unwrap_or(0))
 }
 
-/// Prints each piece as it comes.
+/// Prints each piece as it is generated.
 fn stream(generation: &mut Generation<'_>) -> Result<()> {
     let mut out = io::stdout().lock();
     for piece in generation {

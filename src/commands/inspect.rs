@@ -6,7 +6,7 @@ use anyhow::Result;
 use densessm::{
     Bundle,
     inspect::{self, GraphReport, TokenCost},
-    proto::Manifest,
+    proto::{Manifest, operators::Schema},
 };
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
 
 fn print_cost(cost: TokenCost) -> Result<()> {
     let flops = |count: u64| terminal::scaled(count as f64, "FLOP");
-    outln!("a token of one sequence, in the recurrent graph");
+    outln!("cost of one token of one sequence, in the recurrent graph");
     outln!("  projections            {}", flops(cost.projection_flops));
     outln!("  recurrence             {}", flops(cost.recurrence_flops));
     outln!("  weights read           {}", terminal::bytes(cost.weight_bytes));
@@ -69,6 +69,10 @@ fn print_graph(graph: &GraphReport) -> Result<()> {
     }
     for (name, nodes) in &graph.functions {
         outln!("  function {name}: {nodes} nodes");
+    }
+    for schema in &graph.schemas {
+        outln!("  operator {schema}");
+        outln!("    {}", schema.description);
     }
     for (what, lines) in [("input", &graph.inputs), ("output", &graph.outputs)] {
         for line in lines {
@@ -92,9 +96,11 @@ fn graph_json(graph: &GraphReport) -> Value {
         .collect();
     let functions: Vec<Value> =
         graph.functions.iter().map(|(name, nodes)| json!({ "name": name, "nodes": nodes })).collect();
+    let described = |schema: &&Schema| json!({ "name": schema.name, "call": schema.to_string(), "description": schema.description });
+    let schemas: Vec<Value> = graph.schemas.iter().map(described).collect();
     json!({
         "path": graph.path, "file_bytes": graph.file_bytes, "operator_sets": graph.operator_sets,
-        "operators": graph.operators, "functions": functions, "inputs": graph.inputs, "outputs": graph.outputs,
+        "operators": graph.operators, "functions": functions, "schemas": schemas, "inputs": graph.inputs, "outputs": graph.outputs,
         "weights": weights, "projection_flops": graph.projection_flops,
     })
 }

@@ -1,22 +1,25 @@
-//! The commands: each takes what was said on the command line, calls the library, and reports.
+//! The commands: each takes its arguments, calls the library and prints the result.
 
 mod bench;
+mod completions;
 mod doctor;
 mod eval;
 mod export;
 mod generate;
 mod init;
 mod inspect;
+mod man;
 mod parity;
 mod run;
+pub(crate) mod runtimes;
 
 use crate::cli::{Command, RuntimeArgs};
 use anyhow::Result;
 use densessm::{Bundle, LoadOptions, Model, proto::GraphKind, runtime};
 
-/// A check that a command makes was not passed, as it has reported already.
+/// A check failed; the command has printed its result.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}: not passed")]
+#[error("{0}: check failed")]
 pub(crate) struct CheckFailed(pub(crate) &'static str);
 
 /// Runs a command.
@@ -31,12 +34,14 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }
 
-/// Loads graphs of a bundle where the command line says; says itself where that was left open.
+/// Loads graphs of a bundle as the arguments say; with `auto`, prints which runtime was chosen.
 fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &RuntimeArgs) -> Result<Box<dyn Model>> {
-    let options = LoadOptions { graphs, device: on.device.into(), threads: on.threads };
+    let options = LoadOptions::for_bundle(bundle).with_graphs(graphs).with_device(on.device).with_threads(on.threads);
     let model = runtime::load_with(bundle, on.runtime.into(), &options)?;
     if runtime::Choice::from(on.runtime) == runtime::Choice::Auto {
         eprintln!("running on {}", model.info());

@@ -14,21 +14,20 @@ use densessm::{
 use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
-    // Refused now and not after everything was compared.
+    // An unknown format is an error before anything is compared.
     arguments.report.as_deref().map(Format::of).transpose()?;
     let stopped = interrupt::watch()?;
     let bundle = Bundle::open(&arguments.bundle)?;
     let reference = parity::reference(&Checkpoint::open(&arguments.model)?)?;
-    let plan = ParityOptions {
-        tokens: tokens(arguments, &bundle)?,
-        new_tokens: arguments.new_tokens,
-        drift: arguments.drift,
-        runtimes: arguments.runtimes.iter().map(|&runtime| runtime.into()).collect(),
-        device: arguments.device.into(),
-        threads: arguments.threads,
-    };
+    let mut options = ParityOptions::new(tokens(arguments, &bundle)?);
+    options.new_tokens = arguments.new_tokens;
+    options.drift = arguments.drift;
+    options.by_layer = arguments.report.is_some();
+    options.runtimes = arguments.runtimes.iter().map(|&runtime| runtime.into()).collect();
+    options.device = arguments.device;
+    options.threads = arguments.threads;
     let bar = terminal::spinner();
-    let checked = parity::check(&bundle, &reference, &plan, &mut |next| {
+    let checked = parity::check(&bundle, &reference, &options, &mut |next| {
         bar.set_message(next.to_owned());
         if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -42,7 +41,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     if checked.passed { Ok(()) } else { Err(CheckFailed("parity").into()) }
 }
 
-/// The text's tokens, or some that follow no pattern.
+/// The beginning of the text, or pseudo-random tokens.
 fn tokens(arguments: &cli::Parity, bundle: &Bundle) -> Result<Vec<i64>> {
     let count = arguments.prompt_tokens;
     if let Some(path) = &arguments.text {

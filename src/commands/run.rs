@@ -41,11 +41,6 @@ fn write(path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
             Ok((*name, TensorView::new(tensor.values.safetensors(), tensor.shape.clone(), bytes)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    // Beside the target first, so that a full disk leaves no half of a file under its name.
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| folder.display().to_string())?;
     let serialized = safetensors::serialize(views, None)?;
-    std::io::Write::write_all(&mut file, &serialized).with_context(|| path.display().to_string())?;
-    file.persist(path).with_context(|| path.display().to_string())?;
-    Ok(())
+    densessm::write_atomically(path, &serialized).with_context(|| path.display().to_string())
 }

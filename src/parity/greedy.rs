@@ -1,60 +1,75 @@
-//! Greedy texts, compared token by token.
+//! Greedy decoding, compared with the reference token by token.
 
-use super::{ABSOLUTE, Error, RELATIVE, forms::Expected, measure::argmax};
-use crate::Model;
+use super::{
+    Error,
+    measure::{argmax, largest},
+    modes::Expected,
+};
+use crate::{
+    Model,
+    proto::{Precision, Tolerance, ToleranceClass},
+};
 use serde::Serialize;
 
-/// A runtime's greedy text beside the reference's.
+/// A runtime's greedy tokens beside the reference's.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Greedy {
     /// The runtime.
     pub runtime: String,
-    /// Tokens compared.
+    /// The number of tokens compared.
     pub tokens: usize,
-    /// Where the choice differed because two tokens are as good as equal: the text then went on with the reference's.
+    /// The positions at which the tokens differ because the reference's logits of both are equal within tolerance. The
+    /// comparison then continues with the reference's token.
     pub near_ties: Vec<Divergence>,
-    /// Where the texts part for another reason.
-    pub parted: Option<Divergence>,
-    /// Whether they did not part.
+    /// The position at which the tokens differ for any other reason; the comparison ends there.
+    pub diverged: Option<Divergence>,
+    /// Whether all tokens agree, near-ties excepted.
     pub passed: bool,
 }
 
-/// A place where two texts choose different tokens.
+/// A position at which a runtime and the reference choose different tokens.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Divergence {
-    /// Tokens behind the prompt.
+    /// The number of tokens generated before it.
     pub position: usize,
     /// The reference's token.
     pub expected: i64,
     /// The runtime's token.
     pub got: i64,
-    /// By how much the reference prefers its own, in logits.
+    /// The difference of the two tokens' logits in the reference.
     pub margin: f64,
 }
 
-/// Steps along the reference's text.
-pub(super) fn compare(model: &mut dyn Model, runtime: &str, expected: &Expected) -> Result<Greedy, Error> {
+/// Steps through the prompt and the reference's greedy tokens, and compares the runtime's choices with them.
+pub(super) fn compare(
+    model: &mut dyn Model,
+    runtime: &str,
+    expected: &Expected,
+    precision: Precision,
+) -> Result<Greedy, Error> {
+    let tolerance = Tolerance::of(ToleranceClass::Logits, precision);
     let mut states = model.initial_states(1)?;
     let mut row = Vec::new();
     for &token in &expected.tokens {
         row = wide(model.step(&[token], &mut states)?.at(0, 0));
     }
     let mut greedy =
-        Greedy { runtime: runtime.to_owned(), tokens: 0, near_ties: Vec::new(), parted: None, passed: true };
+        Greedy { runtime: runtime.to_owned(), tokens: 0, near_ties: Vec::new(), diverged: None, passed: true };
     for (position, (token, logits)) in expected.greedy.iter().enumerate() {
         greedy.tokens += 1;
         let got = argmax(&row);
         if got as i64 != *token {
             let margin = logits[*token as usize] - logits[got];
-            let parting = Divergence { position, expected: *token, got: got as i64, margin };
-            let largest = logits.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
-            // Both may be off by what is let pass.
-            if margin > 2.0 * (ABSOLUTE + RELATIVE * largest) {
-                greedy.parted = Some(parting);
+            let divergence = Divergence { position, expected: *token, got: got as i64, margin };
+            // Each of the two logits may be off by the tolerance.
+            if margin > 2.0 * tolerance.bound(largest(logits)) {
+                greedy.diverged = Some(divergence);
                 greedy.passed = false;
                 break;
             }
-            greedy.near_ties.push(parting);
+            greedy.near_ties.push(divergence);
         }
         row = wide(model.step(&[*token], &mut states)?.at(0, 0));
     }

@@ -1,179 +1,235 @@
-//! Parity: a bundle held against the checkpoint it was made of.
+//! Parity: a bundle compared with the checkpoint that it was exported from.
 //!
-//! The one design decision: the measure is [`densessm_reference`], which shares nothing with the exporter, in f64 and
-//! from the checkpoint; every form in which a prompt can be fed is compared with the same numbers, and where one fails,
-//! the graph's inner values are looked at one after the other until the first that is off.
+//! Every execution mode of every runtime is compared with [`densessm_reference`], which reads the checkpoint itself,
+//! computes in f64 and shares no code with the exporter. Where a mode fails, the values inside the graphs are compared
+//! in the order of computation, up to the first that is out of tolerance. The tolerances are those of
+//! [`proto::tolerance`](crate::proto::tolerance) for the bundle's precision.
 
 mod bisect;
-mod forms;
+mod error;
 mod greedy;
+mod inspect;
 mod measure;
+mod modes;
 mod report;
 
 pub use bisect::Mismatch;
+pub use error::Error;
 pub use greedy::{Divergence, Greedy};
-pub use measure::Measure;
+pub use measure::{ComparedValues, ErrorCurve, ErrorPoint, Measure};
 
-use crate::{Bundle, Checkpoint, Device, LoadOptions, runtime};
-use densessm_checkpoint::DType;
+use crate::{
+    Bundle, Checkpoint, Device, LoadOptions,
+    proto::{GraphKind, Precision},
+    runtime,
+};
 use densessm_reference::{Reference, Tensors};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
-/// The largest error that is let pass: `ABSOLUTE + RELATIVE · max|expected|`, for fp32 bundles. Sums of some hundred
-/// terms in another order leave a tenth of it.
-pub const ABSOLUTE: f64 = 2e-4;
-/// See [`ABSOLUTE`].
-pub const RELATIVE: f64 = 3e-4;
+/// The fewest tokens of a prompt: enough for every execution mode to differ from the others.
+const FEWEST_TOKENS: usize = 4;
 
-/// What to compare.
+/// What to compare, and on what.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ParityOptions {
-    /// The prompt.
+    /// The prompt: at least 4 tokens of the vocabulary.
     pub tokens: Vec<i64>,
-    /// Tokens chosen greedily behind it.
+    /// The number of tokens to generate greedily after the prompt.
     pub new_tokens: usize,
-    /// Steps of a long run, or 0.
+    /// The number of steps of an additional long run, or 0 for none.
     pub drift: usize,
-    /// The runtimes.
+    /// Whether to measure the error of every layer's output although the bundle passes. This loads every graph a
+    /// second time, after the first copy was freed, and runs it on at most 24 tokens, so that it holds no more than
+    /// 2 · 24 · layers · hidden size additional values.
+    pub by_layer: bool,
+    /// The runtimes to compare on.
     pub runtimes: Vec<runtime::Choice>,
-    /// Where they run.
+    /// The device to run on.
     pub device: Device,
-    /// Threads within one operator; the runtime's own choice if absent.
+    /// The number of threads within one operator; if absent, the runtime decides.
     pub threads: Option<usize>,
 }
 
-/// What was found.
+impl ParityOptions {
+    /// Returns options to compare a prompt and 32 greedy tokens after it, on the runtime that is chosen automatically,
+    /// on the CPU.
+    pub fn new(tokens: Vec<i64>) -> Self {
+        Self {
+            tokens,
+            new_tokens: 32,
+            drift: 0,
+            by_layer: false,
+            runtimes: vec![runtime::Choice::Auto],
+            device: Device::CPU,
+            threads: None,
+        }
+    }
+
+    fn check(&self, bundle: &Bundle, vocabulary: usize) -> Result<(), Error> {
+        let wrong = |what, problem| Err(Error::Options { what, problem });
+        let got = bundle.architecture().vocab_size();
+        if got != vocabulary {
+            return wrong("bundle", format!("expected the checkpoint's vocabulary of {vocabulary} tokens, got {got}"));
+        }
+        if self.tokens.len() < FEWEST_TOKENS {
+            return wrong("prompt", format!("expected {FEWEST_TOKENS} tokens or more, got {}", self.tokens.len()));
+        }
+        let known = |token: i64| usize::try_from(token).is_ok_and(|token| token < vocabulary);
+        match self.tokens.iter().find(|&&token| !known(token)) {
+            Some(token) => wrong("prompt", format!("expected tokens from 0 to {}, got {token}", vocabulary - 1)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The outcome of a comparison.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Parity {
     /// The bundle.
     pub bundle: String,
-    /// Tokens of the prompt.
+    /// How the bundle stores its weights; the tolerances depend on it.
+    pub precision: Precision,
+    /// The number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Each form on each runtime.
+    /// The logits and states of each execution mode on each runtime.
     pub measures: Vec<Measure>,
-    /// The greedy texts.
+    /// The errors of logits by position in the prompt, over all execution modes.
+    pub by_position: Vec<ErrorCurve>,
+    /// The errors of the layers' outputs by layer; empty unless [`ParityOptions::by_layer`] asks for them.
+    pub by_layer: Vec<ErrorCurve>,
+    /// Greedy decoding after the prompt on each runtime.
     pub greedy: Vec<Greedy>,
-    /// Errors over a long run, `(steps, largest error)`, by runtime.
-    pub drift: Vec<(String, Vec<(usize, f64)>)>,
-    /// Where failing graphs leave the reference.
-    pub found: Vec<Mismatch>,
-    /// Whether all checks passed.
+    /// The errors of logits by step over a long run on each runtime; a point is the largest error since the one before.
+    pub drift: Vec<ErrorCurve>,
+    /// The first value out of tolerance inside each graph of a runtime that fails.
+    pub mismatches: Vec<Mismatch>,
+    /// Whether everything is within its tolerance.
     pub passed: bool,
 }
 
-/// Why nothing could be compared.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The checkpoint cannot be read.
-    #[error(transparent)]
-    Checkpoint(#[from] densessm_checkpoint::Error),
-    /// The reference does not take it.
-    #[error(transparent)]
-    Reference(#[from] densessm_reference::Error),
-    /// The bundle or a runtime.
-    #[error(transparent)]
-    Runtime(#[from] densessm_session::Error),
-    /// The plan asks for something that cannot be.
-    #[error("{0}")]
-    ParityOptions(String),
-    /// The caller wanted no more.
-    #[error("stopped before anything was compared")]
-    Stopped,
+impl Parity {
+    /// Whether everything that was measured on a runtime is within its tolerance.
+    fn passes_on(&self, runtime: &str) -> bool {
+        self.measures.iter().filter(|measure| measure.runtime == runtime).all(|measure| measure.passed)
+            && self.greedy.iter().filter(|greedy| greedy.runtime == runtime).all(|greedy| greedy.passed)
+            && self.drift.iter().filter(|curve| curve.runtime == runtime).all(ErrorCurve::passes)
+    }
 }
 
-/// Called between checks, with what comes next.
+/// Called before each part of a comparison with a description of it; stops the comparison by breaking.
 pub type Watch<'w> = &'w mut dyn FnMut(&str) -> ControlFlow<()>;
 
-/// The reference of a checkpoint: `config.json` and all tensors.
+/// Reads a checkpoint into the reference implementation.
 ///
 /// # Errors
-/// Naming the file, field or tensor that is missing or wrong.
+/// When a file, field or tensor is missing or wrong; the error names it.
 pub fn reference(checkpoint: &Checkpoint) -> Result<Reference, Error> {
     let path = checkpoint.dir().join("config.json");
     let wrong = |problem: String| densessm_reference::Error::new(path.display().to_string(), problem);
     let bytes = std::fs::read(&path).map_err(|error| wrong(error.to_string()))?;
     let config = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let tensors = checkpoint.tensors().filter(|tensor| !matches!(tensor.dtype, DType::Other(..))).map(|tensor| {
+    let tensors = checkpoint.tensors().filter(|tensor| tensor.dtype.float().is_some()).map(|tensor| {
         let mut values = vec![0.0; tensor.shape.iter().product()];
         checkpoint.read(tensor, 0, &mut values)?;
         Ok((tensor.name.clone(), tensor.shape.clone(), values))
     });
     let tensors = tensors.collect::<Result<Vec<_>, densessm_checkpoint::Error>>()?;
+    let _ = checkpoint.verify(|_| ControlFlow::Continue(()))?;
     Ok(Reference::new(&config, Tensors::new(tensors)?)?)
 }
 
 /// Compares a bundle with a checkpoint.
 ///
+/// The outcome says whether the bundle computes what the checkpoint does; [`Parity::report`] makes a report of it.
+///
 /// # Errors
-/// When either cannot be read or a runtime cannot be used; a bundle that computes something else is no error.
-pub fn check(bundle: &Bundle, reference: &Reference, plan: &ParityOptions, watch: Watch<'_>) -> Result<Parity, Error> {
-    let vocabulary = reference.vocabulary();
-    if plan.tokens.len() < 4 || plan.tokens.iter().any(|&token| token < 0 || token as usize >= vocabulary) {
-        let problem = format!("prompt: expected 4 tokens or more below {vocabulary}, got {}", plan.tokens.len());
-        return Err(Error::ParityOptions(problem));
-    }
-    if bundle.architecture().vocab_size() != vocabulary {
-        let got = bundle.architecture().vocab_size();
-        return Err(Error::ParityOptions(format!(
-            "bundle: expected {vocabulary} tokens as in the checkpoint, got {got}"
-        )));
-    }
+/// When the bundle or a runtime cannot be used, an option is out of range, a graph lacks a value that is to be compared
+/// inside it, or `watch` stops the comparison. A bundle that computes something else is not an error.
+///
+/// # Examples
+/// ```no_run
+/// use densessm::{Bundle, Checkpoint, parity};
+/// use std::{ops::ControlFlow, path::Path};
+///
+/// let bundle = Bundle::open("bundle".as_ref())?;
+/// let reference = parity::reference(&Checkpoint::open("checkpoint".as_ref())?)?;
+/// let mut options = parity::ParityOptions::new((0..64).collect());
+/// options.runtimes = densessm::runtime::ALL.to_vec();
+/// options.by_layer = true;
+/// let outcome = parity::check(&bundle, &reference, &options, &mut |part| {
+///     eprintln!("{part}");
+///     ControlFlow::Continue(())
+/// })?;
+/// outcome.report()?.save(Path::new("parity.html"))?;
+/// assert!(outcome.passed, "{:#?}", outcome.mismatches);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn check(
+    bundle: &Bundle,
+    reference: &Reference,
+    options: &ParityOptions,
+    watch: Watch<'_>,
+) -> Result<Parity, Error> {
+    options.check(bundle, reference.vocabulary())?;
+    let precision = bundle.manifest().precision;
     let mut parity = Parity {
         bundle: bundle.dir().display().to_string(),
-        prompt_tokens: plan.tokens.len(),
+        precision,
+        prompt_tokens: options.tokens.len(),
         measures: Vec::new(),
+        by_position: Vec::new(),
+        by_layer: Vec::new(),
         greedy: Vec::new(),
         drift: Vec::new(),
-        found: Vec::new(),
+        mismatches: Vec::new(),
         passed: true,
     };
-    let go_on = |watch: &mut dyn FnMut(&str) -> ControlFlow<()>, next: &str| match watch(next) {
+    let mut next = |part: String| match watch(&part) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Stopped),
     };
-    go_on(watch, "the reference, in f64")?;
-    let expected = forms::Expected::new(reference, &plan.tokens, plan.new_tokens);
+    next("computing the reference in f64".to_owned())?;
+    let expected = modes::Expected::new(reference, &options.tokens, options.new_tokens);
     let mut ran = Vec::new();
-    for &choice in &plan.runtimes {
-        go_on(watch, &format!("{}: loading", choice.name()))?;
-        let options = LoadOptions { device: plan.device, threads: plan.threads, ..LoadOptions::for_bundle(bundle) };
-        let mut model = runtime::load_with(bundle, choice, &options)?;
+    for &choice in &options.runtimes {
+        next(format!("{}: loading the bundle", choice.name()))?;
+        let load = LoadOptions::for_bundle(bundle).with_device(options.device).with_threads(options.threads);
+        let mut model = runtime::load_with(bundle, choice, &load)?;
         let choice = runtime::Choice::of(model.info());
         let name = choice.name();
         ran.push(choice);
-        for form in forms::of(bundle) {
-            go_on(watch, &format!("{name}: {}", form.name()))?;
-            parity.measures.extend(form.measure(&mut *model, name, &expected)?);
+        let mut comparison = modes::Comparison::new(name, &expected, precision);
+        for mode in modes::of(bundle) {
+            next(format!("{name}: {}", mode.name()))?;
+            parity.measures.extend(comparison.run(mode, &mut *model)?);
         }
-        if bundle.graph_path(crate::proto::GraphKind::Recurrent).is_ok() {
-            go_on(watch, &format!("{name}: greedy text"))?;
-            parity.greedy.push(greedy::compare(&mut *model, name, &expected)?);
-            if plan.drift > 0 {
-                go_on(watch, &format!("{name}: a long run"))?;
-                parity.drift.push((name.to_owned(), forms::drift(&mut *model, reference, plan.drift)?));
+        parity.by_position.extend(comparison.by_position());
+        if bundle.graph_path(GraphKind::Recurrent).is_ok() {
+            next(format!("{name}: greedy decoding"))?;
+            parity.greedy.push(greedy::compare(&mut *model, name, &expected, precision)?);
+            if options.drift > 0 {
+                next(format!("{name}: long run"))?;
+                let points = modes::drift(&mut *model, reference, options.drift, precision)?;
+                parity.drift.push(ErrorCurve { runtime: name.to_owned(), graph: GraphKind::Recurrent, points });
             }
         }
     }
-    let failed = |runtime: &str| {
-        parity.measures.iter().any(|m| m.runtime == runtime && !m.passed)
-            || parity.greedy.iter().any(|g| g.runtime == runtime && !g.passed)
-            || parity.drift.iter().any(|(name, points)| name == runtime && drifted(points))
-    };
     for choice in ran {
         let name = choice.name();
-        if failed(name) {
-            go_on(watch, &format!("{name}: looking for where it goes wrong"))?;
-            parity.found.extend(bisect::bisect(bundle, reference, &plan.tokens, choice, plan.device)?);
+        if !parity.passes_on(name) {
+            parity.passed = false;
+            next(format!("{name}: locating the first mismatch"))?;
+            let found = bisect::bisect(bundle, reference, &options.tokens, choice, options.device)?;
+            parity.mismatches.extend(found);
+        }
+        if options.by_layer {
+            next(format!("{name}: errors by layer"))?;
+            let curves = bisect::by_layer(bundle, reference, &options.tokens, choice, options.device)?;
+            parity.by_layer.extend(curves);
         }
     }
-    parity.passed = !parity.drift.iter().any(|(_, points)| drifted(points))
-        && parity.measures.iter().all(|m| m.passed)
-        && parity.greedy.iter().all(|greedy| greedy.passed);
     Ok(parity)
-}
-
-/// Whether a long run left what is let pass: its errors are parts of that.
-fn drifted(points: &[(usize, f64)]) -> bool {
-    points.iter().any(|(_, error)| *error > 1.0)
 }

@@ -1,128 +1,178 @@
-//! What was found, for people.
+//! The report of a comparison.
 
-use super::{Mismatch, Parity};
+use super::{ErrorCurve, ErrorPoint, Greedy, Measure, Mismatch, Parity};
 use crate::report::{Axis, Cell, Chart, Error, Report, Section, Series, Table};
+use std::collections::BTreeSet;
+
+const FRACTION: &str = "max error as % of tolerance";
 
 impl Parity {
-    /// The report; programs read this value itself.
+    /// Returns the report: what was compared, a table and a chart of each kind of error, and the mismatches.
+    ///
+    /// Its JSON is this value itself, unrounded.
     ///
     /// # Errors
-    /// None that a parity can cause.
+    /// As [`Report::new`]; a comparison causes none.
     pub fn report(&self) -> Result<Report, Error> {
         let mut report = Report::new(format!("densessm parity of {}", self.bundle), self)?;
         report.fact("result", if self.passed { "passed" } else { "FAILED" });
-        report.fact("reference", "the checkpoint in f64");
+        report.fact("reference", "the checkpoint, computed in f64");
+        report.fact("precision", self.precision.to_string());
         report.fact("prompt", format!("{} tokens", self.prompt_tokens));
-        report.sections.push(self.forms());
-        if !self.greedy.is_empty() {
-            report.sections.push(self.texts());
-        }
-        if !self.drift.is_empty() {
-            report.sections.push(self.long_run());
-        }
-        if !self.found.is_empty() {
-            report.sections.push(found(&self.found));
-        }
+        // What went wrong comes first.
+        report.sections.extend((!self.mismatches.is_empty()).then(|| mismatches(&self.mismatches)));
+        report.sections.push(modes(&self.measures));
+        report.sections.extend((!self.by_position.is_empty()).then(|| by_position(&self.by_position)));
+        report.sections.extend((!self.by_layer.is_empty()).then(|| by_layer(&self.by_layer)));
+        report.sections.extend((!self.greedy.is_empty()).then(|| greedy(&self.greedy)));
+        report.sections.extend((!self.drift.is_empty()).then(|| long_run(&self.drift)));
         Ok(report)
-    }
-
-    fn forms(&self) -> Section {
-        let columns =
-            ["runtime", "form", "largest error", "let pass", "mean error", "1 - cosine", "divergence", "top 1", ""];
-        let mut table = Table::new(columns);
-        for m in &self.measures {
-            table.row([
-                m.runtime.clone().into(),
-                m.name.clone().into(),
-                Cell::number(m.max_error, ""),
-                Cell::number(m.allowed, ""),
-                Cell::number(m.mean_error, ""),
-                Cell::number(1.0 - m.cosine, ""),
-                m.divergence.map_or(Cell::Absent, |x| Cell::number(x, "nats")),
-                m.top_1.map_or(Cell::Absent, Cell::percent),
-                Cell::Verdict(m.passed),
-            ]);
-        }
-        Section {
-            heading: "Every way to feed a prompt".to_owned(),
-            paragraph: "Absolute errors of logits and of the states carried on, the least cosine and the largest \
-                        divergence of a token's distribution, and how often the argmax token is the same."
-                .to_owned(),
-            tables: vec![table],
-            charts: Vec::new(),
-        }
-    }
-
-    fn texts(&self) -> Section {
-        let mut table = Table::new(["runtime", "tokens", "near-ties", "part at", "margin", ""]);
-        for greedy in &self.greedy {
-            let parted = greedy.parted.as_ref();
-            table.row([
-                greedy.runtime.clone().into(),
-                greedy.tokens.into(),
-                greedy.near_ties.len().into(),
-                parted.map_or(Cell::Absent, |parting| parting.position.into()),
-                parted.map_or(Cell::Absent, |parting| Cell::number(parting.margin, "")),
-                Cell::Verdict(greedy.passed),
-            ]);
-        }
-        Section {
-            heading: "Greedy text".to_owned(),
-            paragraph: "A near-tie is a token whose choice hangs on less than what errors are let pass; the text then \
-                        goes on with the reference's."
-                .to_owned(),
-            tables: vec![table],
-            charts: Vec::new(),
-        }
-    }
-
-    fn long_run(&self) -> Section {
-        let mut table = Table::new(["runtime", "steps", "largest error, of what is let pass"]);
-        for (runtime, points) in &self.drift {
-            for (step, error) in points {
-                table.row([runtime.clone().into(), (*step).into(), Cell::percent(*error)]);
-            }
-        }
-        let line = |(runtime, points): &(String, Vec<(usize, f64)>)| {
-            let points = points.iter().map(|&(step, error)| (step as f64, 100.0 * error)).collect();
-            Series::measured(runtime.clone(), points)
-        };
-        let chart = Chart {
-            title: "Error of logits over a long run".to_owned(),
-            x: Axis::log("steps"),
-            y: Axis::linear("% of what is let pass"),
-            series: self.drift.iter().map(line).collect(),
-        };
-        Section {
-            heading: "A long run".to_owned(),
-            paragraph: "The largest error since the line before, stepping through the same tokens as the reference."
-                .to_owned(),
-            tables: vec![table],
-            charts: vec![chart],
-        }
     }
 }
 
-fn found(all: &[Mismatch]) -> Section {
-    let mut table = Table::new(["runtime", "graph", "layer", "tensor", "largest error", "let pass"]);
-    for found in all {
+fn mismatches(all: &[Mismatch]) -> Section {
+    let mut table = Table::new(["runtime", "graph", "layer", "tensor", "max error", "tolerance", FRACTION]);
+    for mismatch in all {
+        let rows = if mismatch.padded { ", padded row" } else { "" };
         table.row([
-            found.runtime.clone().into(),
-            match found.padded {
-                true => format!("{}, a padded row", found.graph).into(),
-                false => found.graph.clone().into(),
-            },
-            found.layer.map_or(Cell::Absent, Cell::from),
-            found.tensor.clone().into(),
-            Cell::number(found.error, ""),
-            Cell::number(found.allowed, ""),
+            mismatch.runtime.clone().into(),
+            format!("{}{rows}", mismatch.graph).into(),
+            mismatch.layer.map_or(Cell::Absent, Cell::from),
+            mismatch.tensor.clone().into(),
+            Cell::number(mismatch.max_error, ""),
+            Cell::number(mismatch.tolerance, ""),
+            Cell::percent(mismatch.max_error / mismatch.tolerance),
         ]);
     }
-    Section {
-        heading: "Where it goes wrong".to_owned(),
-        paragraph: "The first value inside the graph, in the order of computation, that leaves the reference."
-            .to_owned(),
-        tables: vec![table],
-        charts: Vec::new(),
+    let paragraph = "The first value inside each graph, in the order of computation, that is out of tolerance. \
+                     Each graph was run from the reference's states, so that an error shows where it arises.";
+    Section::new("First mismatch in each graph").paragraph(paragraph).table(table)
+}
+
+fn modes(measures: &[Measure]) -> Section {
+    let mut table = Table::new([
+        "runtime",
+        "execution mode",
+        "values",
+        "max error",
+        "tolerance",
+        FRACTION,
+        "mean error",
+        "cosine distance",
+        "KL divergence",
+        "same top token",
+        "result",
+    ]);
+    for m in measures {
+        table.row([
+            m.runtime.clone().into(),
+            m.mode.clone().into(),
+            m.values.to_string().into(),
+            Cell::number(m.max_error, ""),
+            Cell::number(m.tolerance, ""),
+            Cell::percent(m.fraction()),
+            Cell::number(m.mean_error, ""),
+            Cell::number(1.0 - m.cosine, ""),
+            m.kl_divergence.map_or(Cell::Absent, |nats| Cell::number(nats, "nats")),
+            m.top_1.map_or(Cell::Absent, Cell::percent),
+            Cell::Verdict(m.passed),
+        ]);
     }
+    let paragraph = "Absolute errors of the logits and of the states after the prompt, for every way in which the \
+                     graphs can be fed. Cosine distance and KL divergence are the largest of all vectors; the last \
+                     figure is the fraction of positions at which the most likely token is the same.";
+    Section::new("Execution modes").paragraph(paragraph).table(table)
+}
+
+fn by_position(curves: &[ErrorCurve]) -> Section {
+    let last = curves.iter().flat_map(|curve| &curve.points).map(|point| point.at).max().unwrap_or(0);
+    // Ranges of doubling length: 0, 1, 2 to 3, 4 to 7, …
+    let mut ranges = vec![0..=0];
+    while let Some(end) = ranges.last().map(|range| *range.end()).filter(|&end| end < last) {
+        ranges.push(end + 1..=last.min(2 * end + 1));
+    }
+    let rows = ranges.into_iter().map(|range| {
+        let name = if range.start() == range.end() {
+            range.start().to_string()
+        } else {
+            format!("{} to {}", range.start(), range.end())
+        };
+        (name, range)
+    });
+    let table = fractions("position", curves, rows.map(|(name, range)| (name, move |at| range.contains(&at))));
+    let paragraph = "The max error of the logits at each position of the prompt, over all execution modes, as % of tolerance, by \
+                     the graph that computed them.";
+    let chart = chart("Error by position", Axis::linear("position"), curves);
+    Section::new("Error by position").paragraph(paragraph).table(table).chart(chart)
+}
+
+fn by_layer(curves: &[ErrorCurve]) -> Section {
+    let layers: BTreeSet<usize> = curves.iter().flat_map(|curve| &curve.points).map(|point| point.at).collect();
+    let table = fractions("layer", curves, layers.into_iter().map(|layer| (layer.to_string(), move |at| at == layer)));
+    let paragraph = "The max error of each layer's output, the residual stream after it, as % of tolerance. Each graph was \
+                     run from the reference's states: the parallel one on a row and a padded row, the recurrent one on \
+                     single tokens.";
+    let chart = chart("Error by layer", Axis::linear("layer"), curves);
+    Section::new("Error by layer").paragraph(paragraph).table(table).chart(chart)
+}
+
+fn greedy(all: &[Greedy]) -> Section {
+    let mut table = Table::new(["runtime", "tokens", "near-ties", "diverges at", "margin", "result"]);
+    for greedy in all {
+        let diverged = greedy.diverged.as_ref();
+        table.row([
+            greedy.runtime.clone().into(),
+            greedy.tokens.into(),
+            greedy.near_ties.len().into(),
+            diverged.map_or(Cell::Absent, |divergence| divergence.position.into()),
+            diverged.map_or(Cell::Absent, |divergence| Cell::number(divergence.margin, "")),
+            Cell::Verdict(greedy.passed),
+        ]);
+    }
+    let paragraph = "The most likely token, step by step after the prompt. At a near-tie the reference's logits of two \
+                     tokens are equal within tolerance; the comparison then continues with the reference's token.";
+    Section::new("Greedy decoding").paragraph(paragraph).table(table)
+}
+
+fn long_run(curves: &[ErrorCurve]) -> Section {
+    let steps: BTreeSet<usize> = curves.iter().flat_map(|curve| &curve.points).map(|point| point.at).collect();
+    let table = fractions("steps", curves, steps.into_iter().map(|step| (step.to_string(), move |at| at == step)));
+    let paragraph = "The max error of the logits since the row before, as % of tolerance, while the runtime and the reference \
+                     step through the same pseudo-random tokens.";
+    let chart = chart("Error over a long run", Axis::log("steps"), curves);
+    Section::new("Long run").paragraph(paragraph).table(table).chart(chart)
+}
+
+/// A row for each set of points, a column for each curve, and in the cells the largest error as a fraction of the
+/// tolerance.
+fn fractions<P: Fn(usize) -> bool>(
+    axis: &str,
+    curves: &[ErrorCurve],
+    rows: impl Iterator<Item = (String, P)>,
+) -> Table {
+    let columns = curves.iter().map(name);
+    let mut table = Table::new(std::iter::once(axis.to_owned()).chain(columns));
+    for (name, belongs) in rows {
+        let cell = |curve: &ErrorCurve| {
+            let own = curve.points.iter().filter(|point| belongs(point.at)).map(ErrorPoint::fraction);
+            own.reduce(f64::max).map_or(Cell::Absent, Cell::percent)
+        };
+        table.row(std::iter::once(name.into()).chain(curves.iter().map(cell)));
+    }
+    table
+}
+
+/// The curves over an axis, and the tolerance.
+fn chart(title: &str, x: Axis, curves: &[ErrorCurve]) -> Chart {
+    let percent = |point: &ErrorPoint| (point.at as f64, 100.0 * point.fraction());
+    let mut series: Vec<Series> =
+        curves.iter().map(|curve| Series::measured(name(curve), curve.points.iter().map(percent).collect())).collect();
+    let places = || curves.iter().flat_map(|curve| &curve.points).map(|point| point.at as f64);
+    let ends = [places().fold(f64::INFINITY, f64::min), places().fold(f64::NEG_INFINITY, f64::max)];
+    series.push(Series::limit("tolerance", ends.map(|end| (end, 100.0)).to_vec()));
+    Chart::new(title, x, Axis::log(FRACTION), series)
+}
+
+fn name(curve: &ErrorCurve) -> String {
+    format!("{}, {}", curve.runtime, curve.graph)
 }

@@ -1,11 +1,12 @@
-//! What stands in a table: a type says how it is set and rounded.
+//! Table cells, whose type decides how they are aligned and rounded.
 
 use std::fmt;
 
 /// A cell of a table.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Cell {
-    /// Words.
+    /// Text.
     Text(String),
     /// A count.
     Integer(u64),
@@ -13,26 +14,26 @@ pub enum Cell {
     Number {
         /// The value, unrounded.
         value: f64,
-        /// Its unit; empty for a ratio.
+        /// The unit; empty for a plain number.
         unit: &'static str,
-        /// Significant digits to show; digits before the point are never dropped.
+        /// The number of significant digits to show; digits before the decimal point are never dropped.
         digits: usize,
     },
-    /// Whether a check was passed.
+    /// Whether a check passed.
     Verdict(bool),
-    /// Not known, or not measured.
+    /// A value that is unknown or was not measured.
     Absent,
 }
 
 impl Cell {
-    /// A measured value with three significant digits.
+    /// Returns a measured value with three significant digits.
     pub fn number(value: f64, unit: &'static str) -> Self {
         Self::Number { value, unit, digits: 3 }
     }
 
-    /// A part of a whole, in per cent.
+    /// Returns a fraction as a percentage.
     pub fn percent(fraction: f64) -> Self {
-        Self::Number { value: 100.0 * fraction, unit: "%", digits: 3 }
+        Self::number(100.0 * fraction, "%")
     }
 
     pub(super) fn is_numeric(&self) -> bool {
@@ -72,13 +73,13 @@ impl fmt::Display for Cell {
     }
 }
 
-/// A number with that many significant digits, in powers of ten where it is far from one.
+/// A number with the given significant digits, in scientific notation where it is far from one.
 pub(super) fn rounded(value: f64, digits: usize) -> String {
     let digits = digits.max(1);
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
-    // Rounded first: 9.996 has one digit more before its point than it seems to.
+    // Rounding comes first: 9.996 rounds to 10.0, which has a digit more before its decimal point.
     let scientific = format!("{value:.*e}", digits - 1);
     let exponent = scientific.rsplit_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok());
     match exponent {

@@ -1,58 +1,86 @@
-//! Line charts as values: what to draw, and not how.
+//! Line charts as values, independent of how they are drawn.
 
-/// Series of points over common axes.
+/// A line chart: series of points over common axes.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Chart {
-    /// What it shows.
+    /// The title.
     pub title: String,
-    /// The axis to the right.
+    /// The horizontal axis.
     pub x: Axis,
-    /// The axis upwards.
+    /// The vertical axis.
     pub y: Axis,
-    /// The series; points without a place on the axes (not finite, or not positive on a logarithmic one) are left out.
+    /// The series. Points that an axis cannot show are left out: those that are not finite and, on a logarithmic
+    /// axis, those that are not positive.
     pub series: Vec<Series>,
+}
+
+impl Chart {
+    /// Returns a chart of series over two axes.
+    pub fn new(title: impl Into<String>, x: Axis, y: Axis, series: Vec<Series>) -> Self {
+        Self { title: title.into(), x, y, series }
+    }
 }
 
 /// An axis of a chart.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Axis {
-    /// What it counts, with its unit.
+    /// The quantity, with its unit.
     pub title: String,
-    /// Whether it is logarithmic.
+    /// Whether the axis is logarithmic.
     pub log: bool,
 }
 
-/// Points joined by a line.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Series {
-    /// Its name in the legend.
-    pub name: String,
-    /// `(x, y)`, from left to right.
-    pub points: Vec<(f64, f64)>,
-    /// Whether it is a bound of the series before it: dashed, and in that one's colour.
-    pub bound: bool,
-}
-
-impl Series {
-    /// What was measured.
-    pub fn measured(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), points, bound: false }
-    }
-
-    /// What bounds the series before it.
-    pub fn bound(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), points, bound: true }
-    }
-}
-
 impl Axis {
-    /// A linear axis.
+    /// Returns a linear axis.
     pub fn linear(title: impl Into<String>) -> Self {
         Self { title: title.into(), log: false }
     }
 
-    /// A logarithmic axis.
+    /// Returns a logarithmic axis.
     pub fn log(title: impl Into<String>) -> Self {
         Self { title: title.into(), log: true }
+    }
+}
+
+/// Points that a line joins.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Series {
+    /// The name in the legend.
+    pub name: String,
+    /// The points `(x, y)` by rising x.
+    pub points: Vec<(f64, f64)>,
+    /// What the series shows, which decides how it is drawn.
+    pub kind: SeriesKind,
+}
+
+/// What a series shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SeriesKind {
+    /// Measured values: a solid line in a colour of its own, with a dot at each point.
+    Measured,
+    /// A bound of the series before it: a dashed line in that series' colour.
+    Bound,
+    /// A limit for all series: a dashed grey line.
+    Limit,
+}
+
+impl Series {
+    /// Returns a series of measured values.
+    pub fn measured(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, kind: SeriesKind::Measured }
+    }
+
+    /// Returns a bound of the series before it.
+    pub fn bound(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, kind: SeriesKind::Bound }
+    }
+
+    /// Returns a limit for all series.
+    pub fn limit(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, kind: SeriesKind::Limit }
     }
 }

@@ -1,6 +1,6 @@
-//! A report as one page: the style is in it, the charts are in it, and the reader's own fonts and colours are used.
+//! HTML: one page that contains its style and charts, and uses the reader's fonts and colour scheme.
 
-use super::{Cell, Chart, Report, Table};
+use super::{Cell, Chart, Report, SeriesKind, Table};
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");
@@ -21,10 +21,10 @@ pub(super) fn render(report: &Report) -> String {
         if !section.paragraph.is_empty() {
             let _ = writeln!(out, "<p>{}</p>", escaped(&section.paragraph));
         }
-        section.tables.iter().for_each(|table| set(&mut out, table));
+        section.tables.iter().for_each(|table| write_table(&mut out, table));
         if !section.charts.is_empty() {
             out.push_str("<div class=\"charts\">\n");
-            section.charts.iter().for_each(|chart| draw(&mut out, chart));
+            section.charts.iter().for_each(|chart| write_chart(&mut out, chart));
             out.push_str("</div>\n");
         }
         out.push_str("</section>\n");
@@ -33,7 +33,7 @@ pub(super) fn render(report: &Report) -> String {
     out
 }
 
-fn set(out: &mut String, table: &Table) {
+fn write_table(out: &mut String, table: &Table) {
     let numeric = table.numeric();
     out.push_str("<div class=\"table\"><table>\n<thead><tr>");
     for (name, &right) in table.columns.iter().zip(&numeric) {
@@ -60,10 +60,10 @@ fn class(name: &str) -> String {
     if name.is_empty() { String::new() } else { format!(" class=\"{name}\"") }
 }
 
-fn draw(out: &mut String, chart: &Chart) {
+fn write_chart(out: &mut String, chart: &Chart) {
     let _ = write!(out, "<figure>\n<figcaption><strong>{}</strong>", escaped(&chart.title));
     for (series, colour) in chart.legend() {
-        let kind = class(if series.bound { "bound" } else { "" });
+        let kind = class(if series.kind == SeriesKind::Measured { "" } else { "bound" });
         let _ = write!(out, " <span><i{kind} style=\"color:{colour}\"></i>{}</span>", escaped(&series.name));
     }
     let _ = writeln!(out, "</figcaption>\n{}\n</figure>", chart.svg().trim());

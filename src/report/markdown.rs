@@ -1,4 +1,4 @@
-//! A report in Markdown, with tables as GitHub writes them.
+//! Markdown, with tables in GitHub's syntax.
 
 use super::{Report, Table};
 use std::fmt::Write;
@@ -17,13 +17,13 @@ pub(super) fn render(report: &Report) -> String {
             let _ = write!(out, "\n{}\n", escaped(&section.paragraph));
         }
         for table in &section.tables {
-            set(&mut out, table);
+            write_table(&mut out, table);
         }
     }
     out
 }
 
-fn set(out: &mut String, table: &Table) {
+fn write_table(out: &mut String, table: &Table) {
     let line = |cells: &mut dyn Iterator<Item = String>| format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
     out.push('\n');
     out.push_str(&line(&mut table.columns.iter().map(|name| escaped(name))));
@@ -34,7 +34,7 @@ fn set(out: &mut String, table: &Table) {
     }
 }
 
-/// Text that means itself: one line, without the signs that would begin a cell, a tag or an emphasis.
+/// Text as one line, in which the characters that Markdown would interpret are escaped.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.split_whitespace().collect::<Vec<_>>().join(" ").chars() {

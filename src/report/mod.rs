@@ -1,62 +1,66 @@
 //! Reports: what a command measured, for people and for programs.
 //!
-//! The one design decision: a report is a value with typed cells and points, rendered in one of four ways; what programs
-//! read (JSON) is not scraped from it but supplied by the command beside it, with every number unrounded.
+//! A report is a value with typed cells and charts, which is rendered as terminal text, Markdown or HTML. The data for
+//! programs (JSON) is supplied by the command beside it, with every number unrounded.
 
 mod cell;
 mod chart;
 mod html;
 mod markdown;
 mod save;
+#[cfg_attr(not(feature = "charts"), path = "no_charts.rs")]
 mod svg;
 mod text;
 
 pub use cell::Cell;
-pub use chart::{Axis, Chart, Series};
+pub use chart::{Axis, Chart, Series, SeriesKind};
 pub use save::{Error, Format};
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// What a command found out.
+/// What a command measured.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Report {
-    /// What was done to what.
+    /// The title: what was done to what.
     pub title: String,
-    /// Under which circumstances: names and values.
+    /// The circumstances of the measurement, as names and values.
     pub facts: Vec<(String, String)>,
-    /// What came out.
+    /// The results.
     pub sections: Vec<Section>,
     data: Value,
 }
 
 /// A part of a report.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Section {
-    /// What it is about.
+    /// The heading.
     pub heading: String,
-    /// How to read it; may be empty.
+    /// How to read the section; may be empty.
     pub paragraph: String,
-    /// Its tables.
+    /// The tables.
     pub tables: Vec<Table>,
-    /// Its charts; only pages have room for them.
+    /// The charts, which only HTML shows.
     pub charts: Vec<Chart>,
 }
 
 /// Rows of cells under named columns.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Table {
-    /// The columns' names.
+    /// The names of the columns.
     pub columns: Vec<String>,
-    /// The rows, a cell for each column.
+    /// The rows, each with a cell for every column.
     pub rows: Vec<Vec<Cell>>,
 }
 
 impl Report {
-    /// A report without any facts or sections yet, of which programs are to read `data`.
+    /// Returns a report without facts and sections, whose JSON is `data`.
     ///
     /// # Errors
-    /// When the data has no form in JSON (a map whose keys are not strings).
+    /// When the data cannot be represented in JSON (a map whose keys are not strings).
     pub fn new(title: impl Into<String>, data: &impl Serialize) -> Result<Self, Error> {
         let data = serde_json::to_value(data).map_err(Error::Data)?;
         Ok(Self { title: title.into(), facts: Vec::new(), sections: Vec::new(), data })
@@ -67,31 +71,57 @@ impl Report {
         self.facts.push((name.into(), value.into()));
     }
 
-    /// The data for programs, indented.
+    /// Returns the data for programs as indented JSON.
     pub fn json(&self) -> String {
         format!("{:#}\n", self.data)
     }
 
-    /// The report for a terminal of that many columns, or for any if that is `usize::MAX`; charts are left out.
+    /// Returns the report as text for a terminal of `width` columns, without its charts. With `usize::MAX` tables take
+    /// any width.
     pub fn text(&self, width: usize) -> String {
         text::render(self, width)
     }
 
-    /// The report in Markdown; charts are left out.
+    /// Returns the report in Markdown, without its charts.
     pub fn markdown(&self) -> String {
         markdown::render(self)
     }
 
-    /// The report as one page that needs nothing else: no script, no font, no network.
+    /// Returns the report as one HTML page that needs no script, font or network.
     pub fn html(&self) -> String {
         html::render(self)
     }
 }
 
+impl Section {
+    /// Returns a section that consists of its heading.
+    pub fn new(heading: impl Into<String>) -> Self {
+        Self { heading: heading.into(), ..Self::default() }
+    }
+
+    /// Sets the text that says how to read the section.
+    pub fn paragraph(mut self, paragraph: impl Into<String>) -> Self {
+        self.paragraph = paragraph.into();
+        self
+    }
+
+    /// Adds a table.
+    pub fn table(mut self, table: Table) -> Self {
+        self.tables.push(table);
+        self
+    }
+
+    /// Adds a chart.
+    pub fn chart(mut self, chart: Chart) -> Self {
+        self.charts.push(chart);
+        self
+    }
+}
+
 impl Table {
-    /// A table without rows.
-    pub fn new<const N: usize>(columns: [&str; N]) -> Self {
-        Self { columns: columns.map(str::to_owned).to_vec(), rows: Vec::new() }
+    /// Returns a table without rows.
+    pub fn new<C: Into<String>>(columns: impl IntoIterator<Item = C>) -> Self {
+        Self { columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
     /// Adds a row.
@@ -99,7 +129,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Which columns hold numbers only, to be set flush right.
+    /// Which columns hold only numbers, and are aligned to the right.
     fn numeric(&self) -> Vec<bool> {
         let numeric = |at: usize| self.rows.iter().all(|row| row.get(at).is_none_or(Cell::is_numeric));
         (0..self.columns.len()).map(numeric).collect()

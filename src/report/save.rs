@@ -1,19 +1,17 @@
-//! Writing a report to a file, in the form that the file's name asks for.
+//! Writing a report to a file, in the format that the file's extension names.
 
 use super::Report;
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-/// A form in which a report can be saved.
+/// A file format of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
-    /// The data for programs.
+    /// JSON: the data for programs.
     Json,
-    /// Markdown.
+    /// Markdown, without charts.
     Markdown,
-    /// One page with charts.
+    /// One HTML page with charts.
     Html,
 }
 
@@ -21,12 +19,12 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name of the file does not say in which form.
+    /// The file's extension names no format.
     #[error("{}: expected a name that ends in .json, .md or .html, got {got}", path.display())]
     Extension {
         /// The file.
         path: PathBuf,
-        /// What it ends in.
+        /// The extension.
         got: String,
     },
     /// The file cannot be written.
@@ -34,19 +32,19 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The underlying I/O error.
         error: std::io::Error,
     },
-    /// The data has no form in JSON.
+    /// The data cannot be represented in JSON.
     #[error("report: {0}")]
     Data(serde_json::Error),
 }
 
 impl Format {
-    /// The form that a file's name asks for: `.json`, `.md` or `.html`.
+    /// Returns the format that a file's extension names: `.json`, `.md` or `.html`.
     ///
     /// # Errors
-    /// When it ends in something else.
+    /// When the file has another extension or none.
     pub fn of(path: &Path) -> Result<Self, Error> {
         let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned());
         match extension.as_deref() {
@@ -62,25 +60,17 @@ impl Format {
 }
 
 impl Report {
-    /// Writes the report in the form that the file's name asks for, whole or not at all.
+    /// Writes the report in the format that the file's extension names. The file appears complete or not at all.
     ///
     /// # Errors
-    /// When the name ends in nothing known, or the file cannot be written.
+    /// When the extension names no format, or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let content = match Format::of(path)? {
             Format::Json => self.json(),
             Format::Markdown => self.markdown(),
             Format::Html => self.html(),
         };
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut beside = tempfile::Builder::new();
-        // For whoever may read the folder, as a file that was simply created would be.
-        #[cfg(unix)]
-        beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let written = beside.prefix(".report").tempfile_in(folder).and_then(|mut file| {
-            file.write_all(content.as_bytes())?;
-            file.persist(path).map_err(|error| error.error)
-        });
-        written.map(drop).map_err(|error| Error::Io { path: path.to_owned(), error })
+        densessm_session::write_atomically(path, content.as_bytes())
+            .map_err(|error| Error::Io { path: path.to_owned(), error })
     }
 }

@@ -1,9 +1,9 @@
-//! Charts drawn as SVG that takes its text colour from the page.
+//! Charts drawn as SVG, whose text has the colour of the page.
 //!
-//! The one design decision: nothing here depends on the machine's fonts. The drawing library lays text out by an
-//! estimate, and the browser sets it.
+//! Nothing here depends on the fonts of the machine: the drawing library places text by an estimate of its size, and
+//! the browser sets it.
 
-use super::{Axis, Chart, Series, cell::rounded};
+use super::{Axis, Chart, Series, SeriesKind, cell::rounded};
 use plotters::prelude::SVGBackend;
 use plotters::{
     chart::ChartBuilder,
@@ -18,9 +18,9 @@ use plotters::{
 };
 use std::ops::Range;
 
-/// Size of a chart in its own units; a page scales it.
+/// The size of a chart in its own units; the page scales it.
 const SIZE: (u32, u32) = (640, 360);
-/// Colours of the series, in turn: of middle lightness, to be seen on white and on black.
+/// The colours of the series, in order: of medium lightness, so that they are visible on white and on black.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0x2f, 0x7e, 0xd8),
     RGBColor(0xd9, 0x74, 0x26),
@@ -29,6 +29,8 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(0xcf, 0x4a, 0x5a),
     RGBColor(0x2b, 0x9a, 0xa8),
 ];
+/// Above this number of points, dots are small.
+const MANY: usize = 20;
 const GREY: RGBColor = RGBColor(0x88, 0x88, 0x88);
 
 impl Axis {
@@ -36,7 +38,7 @@ impl Axis {
         value.is_finite() && (!self.log || value > 0.0)
     }
 
-    /// From the least to the greatest of the values, with room at the ends; `from` is always inside a linear range.
+    /// The range of the values with a margin at both ends; a linear range includes `from`.
     fn range(&self, values: impl Iterator<Item = f64>, from: Option<f64>) -> Range<f64> {
         let from = from.filter(|_| !self.log);
         let (low, high) =
@@ -45,26 +47,29 @@ impl Axis {
             (false, _) => 1.0..10.0,
             (true, true) => low / 1.25..high * 1.25,
             (true, false) => {
-                let room = if high > low { 0.06 * (high - low) } else { 0.5 * high.abs().max(1.0) };
-                let under = if from == Some(low) { 0.0 } else { room };
-                low - under..high + room
+                let margin = if high > low { 0.06 * (high - low) } else { 0.5 * high.abs().max(1.0) };
+                let below = if from == Some(low) { 0.0 } else { margin };
+                low - below..high + margin
             }
         }
     }
 }
 
 impl Chart {
-    /// The legend: each series with its colour as CSS writes it.
+    /// The legend: each series with its colour in CSS notation.
     pub(super) fn legend(&self) -> impl Iterator<Item = (&Series, String)> {
         let css = |RGBColor(r, g, b): RGBColor| format!("#{r:02x}{g:02x}{b:02x}");
         self.series.iter().zip(self.colours()).map(move |(series, colour)| (series, css(colour)))
     }
 
     fn colours(&self) -> impl Iterator<Item = RGBColor> {
-        let mut before = 0;
-        self.series.iter().map(move |series| {
-            before += usize::from(!series.bound);
-            COLOURS[before.saturating_sub(1) % COLOURS.len()]
+        let mut measured = 0;
+        self.series.iter().map(move |series| match series.kind {
+            SeriesKind::Limit => GREY,
+            SeriesKind::Measured | SeriesKind::Bound => {
+                measured += usize::from(series.kind == SeriesKind::Measured);
+                COLOURS[measured.saturating_sub(1) % COLOURS.len()]
+            }
         })
     }
 
@@ -85,7 +90,7 @@ impl Chart {
             (false, true) => self.draw(&mut svg, x, y.log_scale().base(base_y), &shown),
             (true, true) => self.draw(&mut svg, x.log_scale().base(base_x), y.log_scale().base(base_y), &shown),
         };
-        // Drawing into a string fails only where there is no room for the axes, which SIZE leaves.
+        // Drawing into a string fails only if the axes do not fit, and SIZE is large enough for them.
         drawn.map_or(String::new(), |()| svg)
     }
 
@@ -125,23 +130,24 @@ impl Chart {
             .draw()?;
         for ((points, series), colour) in shown.iter().zip(&self.series).zip(self.colours()) {
             let (points, style) = (points.iter().copied(), ShapeStyle::from(colour).stroke_width(2));
-            if series.bound {
-                chart.draw_series(DashedLineSeries::new(points, 6, 5, style))?;
-            } else {
+            if series.kind == SeriesKind::Measured {
                 chart.draw_series(LineSeries::new(points.clone(), style))?;
-                chart.draw_series(points.map(|point| Circle::new(point, 4, colour.filled())))?;
+                let radius = if points.len() > MANY { 2 } else { 4 };
+                chart.draw_series(points.map(|point| Circle::new(point, radius, colour.filled())))?;
+            } else {
+                chart.draw_series(DashedLineSeries::new(points, 6, 5, style))?;
             }
         }
         area.present()
     }
 }
 
-/// What a logarithmic axis's labels are powers of: ten, or two where there would be few of those.
+/// The base of a logarithmic axis's labels: ten, or two for short ranges.
 fn base(range: &Range<f64>) -> f64 {
     if range.end / range.start < 100.0 { 2.0 } else { 10.0 }
 }
 
-/// A label of an axis: thousands and millions as such, and without the zeros that rounding leaves behind.
+/// A label of an axis: with suffixes for thousands and millions, and without trailing zeros.
 fn tick(value: f64) -> String {
     let (value, suffix) = match value.abs() {
         size if (1e4..1e6).contains(&size) => (value / 1e3, "k"),

@@ -1,4 +1,4 @@
-//! One small report, in all its forms.
+//! A small report in every format.
 
 use super::*;
 use serde_json::json;
@@ -13,14 +13,11 @@ fn report() -> Report {
         Series::measured("batch 1", vec![(10.0, 5.0), (100_000.0, 5.5)]),
         Series::bound("roofline", vec![(10.0, 7.0), (100_000.0, 7.0)]),
         Series::measured("nothing", vec![]),
+        Series::limit("goal", vec![(10.0, 6.0), (100_000.0, 6.0)]),
     ];
-    let chart = Chart { title: "speed".to_owned(), x: Axis::log("position"), y: Axis::linear("tokens/s"), series };
-    report.sections.push(Section {
-        heading: "decode".to_owned(),
-        paragraph: "How fast one token comes after the other.".to_owned(),
-        tables: vec![table],
-        charts: vec![chart],
-    });
+    let chart = Chart::new("speed", Axis::log("position"), Axis::linear("tokens/s"), series);
+    let paragraph = "The number of tokens generated per second.";
+    report.sections.push(Section::new("decode").paragraph(paragraph).table(table).chart(chart));
     report
 }
 
@@ -49,9 +46,20 @@ fn a_table_on_a_terminal_lines_up() {
 }
 
 #[test]
+fn names_of_columns_take_several_lines_where_one_does_not_fit() {
+    let mut report = Report::new("", &json!(null)).unwrap();
+    let mut table = Table::new(["error as % of tolerance", "at"]);
+    table.row([Cell::percent(0.5), 3.into()]);
+    report.sections.push(Section::new("").table(table));
+    let expected = "   error as\n       % of\n  tolerance  at\n     50.0 %   3\n";
+    assert!(report.text(20).ends_with(expected), "{}", report.text(20));
+    assert!(report.text(80).contains("  error as % of tolerance  at\n"), "{}", report.text(80));
+}
+
+#[test]
 fn a_table_wider_than_the_terminal_becomes_records_and_paragraphs_wrap() {
     let text = report().text(24);
-    assert!(text.contains("How fast one token comes\nafter the other.\n"), "{text}");
+    assert!(text.contains("The number of tokens\ngenerated per second.\n"), "{text}");
     assert!(text.ends_with("  what    a|b\n  tokens  4096\n  speed   –\n  check   FAIL\n"), "{text}");
 }
 
@@ -68,10 +76,13 @@ fn a_page_holds_its_charts_and_asks_for_nothing_else() {
     let page = report().html();
     assert!(page.contains("<title>speed of &lt;model&gt; | one</title>"), "{page}");
     assert_eq!(page.matches("<svg").count(), 1);
-    // Two points that were measured, two circles: a bound and an empty series have none.
+    // Two points were measured; a bound, a limit and an empty series have no circles.
     assert_eq!(page.matches("<circle").count(), 2);
-    for legend in ["<i style=\"color:#2f7ed8\"></i>batch 1", "<i class=\"bound\" style=\"color:#2f7ed8\"></i>roofline"]
-    {
+    for legend in [
+        "<i style=\"color:#2f7ed8\"></i>batch 1",
+        "<i class=\"bound\" style=\"color:#2f7ed8\"></i>roofline",
+        "<i class=\"bound\" style=\"color:#888888\"></i>goal",
+    ] {
         assert!(page.contains(legend), "{legend}");
     }
     assert!(page.contains("<td class=\"number\">12.3 tokens/s</td>") && page.contains("<td class=\"fail\">FAIL</td>"));

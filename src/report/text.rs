@@ -1,11 +1,11 @@
-//! A report for the terminal: columns that line up, and records instead where columns do not fit.
+//! Text for a terminal: tables with aligned columns, or a list of records where the columns do not fit.
 
 use super::{Report, Table};
 use std::fmt::Write;
 
-/// Paragraphs are set no wider than this, wherever they stand.
+/// The greatest width of a paragraph.
 const WIDEST: usize = 100;
-/// Between two columns.
+/// The spaces before each column.
 const GAP: usize = 2;
 
 pub(super) fn render(report: &Report, width: usize) -> String {
@@ -16,58 +16,70 @@ pub(super) fn render(report: &Report, width: usize) -> String {
     }
     for section in &report.sections {
         let _ = writeln!(out, "\n{}", section.heading);
-        wrap(&mut out, &section.paragraph, width.min(WIDEST));
+        for line in wrapped(&section.paragraph, width.min(WIDEST)) {
+            let _ = writeln!(out, "{line}");
+        }
         for table in &section.tables {
             out.push('\n');
-            set(&mut out, table, width);
+            write_table(&mut out, table, width);
         }
     }
     out
 }
 
-fn set(out: &mut String, table: &Table, width: usize) {
+fn write_table(out: &mut String, table: &Table, width: usize) {
     let rows: Vec<Vec<String>> = table.rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect();
     let numeric = table.numeric();
-    let column = |at: usize| rows.iter().filter_map(move |row| row.get(at)).chain([&table.columns[at]]);
-    let widths: Vec<usize> =
-        (0..table.columns.len()).map(|at| column(at).map(|c| length(c)).max().unwrap_or(0)).collect();
-    if widths.iter().map(|width| width + GAP).sum::<usize>() <= width {
-        for row in std::iter::once(&table.columns).chain(&rows) {
-            let cells = row.iter().zip(&widths).zip(&numeric);
-            let line: String =
-                cells.map(|((cell, &width), &right)| format!("{:GAP$}{}", "", padded(cell, width, right))).collect();
-            let _ = writeln!(out, "{}", line.trim_end());
-        }
-        return;
+    let fits = |widths: &Vec<usize>| widths.iter().map(|width| width + GAP).sum::<usize>() <= width;
+    let of_cells = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| length(cell)).max().unwrap_or(0);
+    let widths = |of_name: fn(&str) -> usize| -> Vec<usize> {
+        table.columns.iter().enumerate().map(|(at, name)| of_name(name).max(of_cells(at))).collect()
+    };
+    // The columns' names take one line if they fit, otherwise a line for every word.
+    let longest_word = |name: &str| name.split_whitespace().map(length).max().unwrap_or(0);
+    let Some(widths) = [widths(length), widths(longest_word)].into_iter().find(fits) else {
+        return write_records(out, &table.columns, &rows);
+    };
+    let names: Vec<Vec<String>> =
+        table.columns.iter().zip(&widths).map(|(name, &width)| wrapped(name, width)).collect();
+    let height = names.iter().map(Vec::len).max().unwrap_or(0);
+    let header = (0..height).map(|line| {
+        // The last lines of all names share a line.
+        let of_column =
+            |name: &Vec<String>| (line + name.len()).checked_sub(height).and_then(|at| name.get(at)).cloned();
+        names.iter().map(|name| of_column(name).unwrap_or_default()).collect()
+    });
+    for row in header.collect::<Vec<Vec<String>>>().iter().chain(&rows) {
+        let cells = row.iter().zip(&widths).zip(&numeric);
+        let line: String =
+            cells.map(|((cell, &width), &right)| format!("{:GAP$}{}", "", padded(cell, width, right))).collect();
+        let _ = writeln!(out, "{}", line.trim_end());
     }
-    let names = table.columns.iter().map(|name| length(name)).max().unwrap_or(0);
+}
+
+/// Each row as lines of a name and a value.
+fn write_records(out: &mut String, columns: &[String], rows: &[Vec<String>]) {
+    let names = columns.iter().map(|name| length(name)).max().unwrap_or(0);
     for (number, row) in rows.iter().enumerate() {
         if number > 0 {
             out.push('\n');
         }
-        for (name, cell) in table.columns.iter().zip(row) {
+        for (name, cell) in columns.iter().zip(row) {
             let _ = writeln!(out, "  {}  {cell}", padded(name, names, false));
         }
     }
 }
 
-fn wrap(out: &mut String, paragraph: &str, width: usize) {
-    let mut at = 0;
-    for word in paragraph.split_whitespace() {
-        if at > 0 && at + 1 + length(word) > width {
-            out.push('\n');
-            at = 0;
+/// The lines of a text; only a word that is wider than `width` exceeds it.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut().filter(|line| length(line) + 1 + length(word) <= width) {
+            Some(line) => *line = format!("{line} {word}"),
+            None => lines.push(word.to_owned()),
         }
-        if at > 0 {
-            out.push(' ');
-            at += 1;
-        }
-        out.push_str(word);
-        at += length(word);
     }
-    if at > 0 {
-        out.push('\n');
-    }
+    lines
 }
 
 fn length(text: &str) -> usize {

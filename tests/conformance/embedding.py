@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the two examples that use a bundle without densessm's code, and an ONNX Runtime that is too old.
 
-    embedding.py path/to/densessm path/to/libdensessm_ops.so path/to/examples/embed path/to/old/onnxruntime
+    embedding.py path/to/densessm path/to/libdensessm_ops.so path/to/embed path/to/old/onnxruntime
 
 The examples must print the greedy tokens that PyTorch chose; the old ONNX Runtime, a folder that holds its Python
 package, must refuse the library with words and not with a crash.

@@ -1,4 +1,4 @@
-//! The command as users meet it: what it prints, what it writes, how it ends.
+//! The command line: what it prints, what it writes and its exit codes.
 
 use crate::bundles::{golden, trained};
 use safetensors::SafeTensors;
@@ -212,9 +212,61 @@ fn inspect_counts_what_is_there() {
 fn doctor_says_what_can_be_used_and_why_the_rest_cannot() {
     let text = printed(densessm().arg("doctor"));
     assert!(text.contains("tract cpu      yes"), "{text}");
-    assert!(text.contains("tract cuda     no  tract runs on the CPU"), "{text}");
+    assert!(text.contains("tract cuda     no  tract on cuda: runs on the processor only; use --runtime ort"), "{text}");
     let text = printed(densessm().arg("doctor").env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so"));
     assert!(text.contains("ort   cpu      no  ONNX Runtime: ORT_DYLIB_PATH: no file at /nowhere"), "{text}");
+    let report: Value = serde_json::from_str(&printed(densessm().args(["doctor", "--json"]))).unwrap();
+    for row in report["runtimes"].as_array().unwrap() {
+        assert_eq!(row["version"].is_string(), row["usable"] == true, "{row}");
+        assert!(!row["detail"].as_str().unwrap().is_empty(), "{row}");
+    }
+}
+
+#[test]
+fn version_states_kernels_features_and_runtimes_in_its_long_form() {
+    let short = printed(densessm().arg("-V"));
+    assert_eq!(short, format!("densessm {}\n", env!("CARGO_PKG_VERSION")));
+    for command in [&["--version"][..], &["export", "--version"]] {
+        let long = printed(densessm().args(command).env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so"));
+        assert!(long.starts_with(&short), "{long}");
+        for line in
+            ["kernels:  ", "features: ort, tract\n", "runtime:  tract 0.", "runtime:  ONNX Runtime: ORT_DYLIB_PATH: "]
+        {
+            assert!(long.contains(line), "{line}: {long}");
+        }
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_cover_every_command() {
+    let commands = ["export", "generate", "run", "bench", "parity", "eval", "inspect", "init", "doctor"];
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = printed(densessm().args(["completions", shell]));
+        for word in commands.into_iter().chain(["max-new-tokens"]) {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new").join("man");
+    printed(densessm().args(["man", "--out"]).arg(&out));
+    for command in commands {
+        let page = fs::read_to_string(out.join(format!("densessm-{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains(".SH OPTIONS"), "{command}: {page}");
+    }
+    assert!(fs::read_to_string(out.join("densessm.1")).unwrap().contains("Exit codes"));
+}
+
+#[test]
+fn help_states_every_option_in_a_sentence() {
+    for command in
+        ["export", "generate", "run", "bench", "parity", "eval", "inspect", "init", "doctor", "completions", "man"]
+    {
+        let help = printed(densessm().args([command, "--help"]));
+        let help = help.to_lowercase();
+        for word in ["so many", "let pass", "card", "likeliest", "behind the", "argmax", "without a pattern"] {
+            assert!(!help.contains(word), "{command}: `{word}` in {help}");
+        }
+    }
 }
 
 #[test]
@@ -233,7 +285,7 @@ fn a_device_that_cannot_be_used_is_an_error() {
     for runtime in ["auto", "ort", "tract"] {
         let mut command = densessm();
         command.args(["generate", "--runtime", runtime, "--device", "cuda", "--prompt", "KING", "--bundle"]).arg(&out);
-        // Where a card can be used, this has nothing to show.
+        // Where a GPU can be used, there is no error to show.
         let doctor = printed(densessm().arg("doctor"));
         if runtime == "tract" || doctor.contains("ort   cuda     no") {
             assert!(error(&mut command).contains("cuda"), "{runtime}");
@@ -242,7 +294,28 @@ fn a_device_that_cannot_be_used_is_an_error() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_device_that_does_not_exist_is_an_error_of_the_option() {
+    for (device, problem) in [
+        ("gpu", "expected cpu, cuda[:N] or tensorrt[:N], got `gpu`"),
+        ("cpu:1", "expected cpu without an index, got `cpu:1`"),
+        ("cuda:x", "expected a device index from 0 up after the colon, got `x`"),
+    ] {
+        let line = error(densessm().args(["generate", "--bundle", "none", "--device", device]));
+        assert!(line.contains("--device") && line.contains(problem), "{line}");
+    }
+}
+
+#[test]
+fn a_gpu_is_named_with_its_index_where_it_cannot_be_used() {
+    let (_folder, out) = bundle(&golden("densemamba-m2-both-gates"));
+    for device in ["cuda:1", "tensorrt:3"] {
+        let line = error(densessm().args(["bench", "--runtime", "tract", "--device", device, "--bundle"]).arg(&out));
+        assert_eq!(line, format!("error: tract on {device}: runs on the processor only; use --runtime ort for a GPU"));
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
     let (_folder, out) = bundle(&golden("densemamba-m2-both-gates"));
     let mut command = densessm();
     let mut child = command

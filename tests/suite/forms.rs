@@ -1,5 +1,5 @@
-//! Every form of every model against the reference: lengths around what kernels and chunks divide by, batches, every
-//! split of a prompt between the two graphs, states saved and restored.
+//! Every execution mode of every family compared with the reference: prompt lengths around the block sizes of kernels and
+//! chunks, batches, every split of a prompt between the two graphs, states saved and restored.
 
 use crate::{
     bundles::{exported, golden},
@@ -11,16 +11,19 @@ use ndarray::Array2;
 
 /// Convolutions here have 3 and 4 taps, chunks of the kernels 16 and 64 tokens, those of the reference 64 and 256.
 const LENGTHS: [usize; 12] = [1, 2, 3, 4, 15, 17, 63, 64, 65, 128, 256, 300];
-/// Of more chunks than one everywhere.
+/// Several chunks in every implementation.
 const LONG: [usize; 2] = [1024, 2048];
-const MODELS: [&str; 4] = [
+const MODELS: [&str; 6] = [
     "mamba-m0-transformers",
     "densemamba-m2-both-gates",
     "densemamba-m3-state-gate-linear-untied",
     "denseretnet-m2-hub-layout-4-heads",
+    // Decays that round to 1.
+    "denseretnet-m1-64-heads",
+    "falcon-mamba",
 ];
 
-/// Case the reference makes of a prompt, at every length asked for.
+/// The reference's logits of a prompt, and its states after the lengths asked for.
 struct Oracle {
     tokens: Vec<i64>,
     logits: Array2<f64>,
@@ -53,17 +56,17 @@ impl Oracle {
 
     /// Checks the states after a prefix.
     #[track_caller]
-    fn left(&self, length: usize, row: &Snapshot, what: &Case) {
+    fn leaves(&self, length: usize, row: &Snapshot, what: &Case) {
         let (_, state) = self.states.iter().find(|(known, _)| *known == length).unwrap();
         for (name, tensor) in row.tensors() {
             let Values::Float32(got) = &tensor.values else { panic!("{name}: expected floats") };
             let expected: Vec<f64> = state.tensors[name].iter().copied().collect();
-            what.tolerance.assert_close(got, &expected, &format!("{}: {name} after {length} tokens", what.name));
+            what.tolerance.assert_state(got, &expected, &format!("{}: {name} after {length} tokens", what.name));
         }
     }
 }
 
-/// Case is compared, and how far off it may be.
+/// What is compared, and with which tolerance.
 struct Case {
     name: String,
     tolerance: &'static Tolerance,
@@ -75,7 +78,7 @@ impl Case {
     }
 }
 
-/// Every model, with what the reference makes of it at some lengths, in every row of the table that is run here.
+/// Calls `check` with every model and its oracle, for every row of the table that is run here.
 fn everywhere(lengths: &[usize], check: impl Fn(&mut dyn Model, &Oracle, &Case)) {
     among(rows(), lengths, check);
 }
@@ -84,7 +87,7 @@ fn among(rows: impl Iterator<Item = &'static Row>, lengths: &[usize], check: imp
     let oracles = MODELS.map(|model| Oracle::new(model, lengths));
     for row in rows {
         for (model, oracle) in MODELS.into_iter().zip(&oracles) {
-            let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+            let options = ExportOptions::default().with_lowering(row.lowering);
             let exported = exported(&golden(model), &options);
             let what = Case { name: format!("{model}, {}", row.name()), tolerance: row.tolerance };
             check(&mut *row.load(&exported.bundle), oracle, &what);
@@ -99,25 +102,25 @@ fn prompts_of(rows: impl Iterator<Item = &'static Row>, lengths: &[usize]) {
             let tokens = TokenBatch::new(&oracle.tokens[..length], std::slice::from_ref(&length)).unwrap();
             let got = model.prefill(&tokens, &mut states).unwrap().at(0, 0).to_vec();
             oracle.follows(length, &got, what);
-            oracle.left(length, &states.snapshot().unwrap(), what);
+            oracle.leaves(length, &states.snapshot().unwrap(), what);
         }
     });
 }
 
 #[test]
-fn prompts_of_every_length_leave_the_right_logits_and_states() {
+fn prompts_of_every_length_give_the_right_logits_and_states() {
     prompts_of(rows(), &LENGTHS);
 }
 
 #[test]
-fn long_prompts_leave_the_right_logits_and_states_by_the_kernels() {
+fn long_prompts_give_the_right_logits_and_states_by_the_kernels() {
     prompts_of(rows().filter(|row| row.has_kernels()), &LONG);
 }
 
-/// The longer form: `cargo test --release --test suite -- --ignored`.
+/// Run it with `cargo test --release --test suite -- --ignored`.
 #[test]
 #[ignore = "standard operators are slow on long prompts"]
-fn long_prompts_leave_the_right_logits_and_states_by_standard_operators() {
+fn long_prompts_give_the_right_logits_and_states_by_standard_operators() {
     prompts_of(rows().filter(|row| !row.has_kernels()), &LONG);
 }
 
@@ -138,9 +141,9 @@ fn rows_of_a_batch_are_what_they_are_alone() {
             }
             let snapshot = states.snapshot().unwrap();
             for (row, &length) in lengths.iter().enumerate() {
-                oracle.left(length, &snapshot.select(&[row]).unwrap(), what);
+                oracle.leaves(length, &snapshot.select(&[row]).unwrap(), what);
             }
-            // One step more, each row from where it is.
+            // One more step, each row from its own position.
             let next: Vec<i64> = lengths.iter().map(|&length| oracle.tokens[length]).collect();
             let logits = model.step(&next, &mut states).unwrap();
             for (row, &length) in lengths.iter().enumerate() {
@@ -164,7 +167,7 @@ fn every_split_of_a_prompt_between_the_graphs_is_the_same_prompt() {
         for cut in 1..65 {
             let mut states = model.initial_states(1).unwrap();
             model.prefill(&TokenBatch::new(&oracle.tokens[..cut], &[cut]).unwrap(), &mut states).unwrap();
-            // Case is left, in steps or, where it is much, in a call after one step.
+            // The rest follows in steps or, where it is long, in a step and one call.
             if cut > 48 {
                 steps(model, &mut states, oracle, cut, &what.and(format!("cut at {cut}")));
             } else {
@@ -173,7 +176,7 @@ fn every_split_of_a_prompt_between_the_graphs_is_the_same_prompt() {
                 let logits = model.prefill(&TokenBatch::new(rest, &[rest.len()]).unwrap(), &mut states).unwrap();
                 oracle.follows(65, logits.at(0, 0), &what.and(format!("cut at {cut}")));
             }
-            oracle.left(65, &states.snapshot().unwrap(), what);
+            oracle.leaves(65, &states.snapshot().unwrap(), what);
         }
     });
 }
@@ -188,6 +191,6 @@ fn states_saved_and_restored_in_the_middle_go_on_as_before() {
         states.snapshot().unwrap().save(&path).unwrap();
         let mut restored = model.restore(&Snapshot::load(&path).unwrap()).unwrap();
         steps(model, &mut restored, oracle, 17, what);
-        oracle.left(40, &restored.snapshot().unwrap(), what);
+        oracle.leaves(40, &restored.snapshot().unwrap(), what);
     });
 }

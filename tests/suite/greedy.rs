@@ -1,7 +1,7 @@
-//! The trained checkpoints say what they said in PyTorch.
+//! The trained checkpoints generate the text that PyTorch generates.
 
 use crate::bundles::{RUNTIMES, exported, load, trained};
-use densessm::{ExportOptions, GenerateOptions, GenerationConfig, Prompt, Tokenizer, generate};
+use densessm::{ExportOptions, GenerationConfig, Prompt, Tokenizer, generate};
 use serde_json::Value;
 
 #[test]
@@ -19,7 +19,7 @@ fn greedy_text_equals_pytorchs_on_every_runtime() {
         for runtime in RUNTIMES {
             let mut model = load(&exported.bundle, runtime);
             let config = GenerationConfig::open(exported.bundle.dir()).unwrap();
-            let options = GenerateOptions { max_new_tokens: ids.len() - prompt_tokens, ..config.options() };
+            let options = config.options().with_max_new_tokens(ids.len() - prompt_tokens);
             let mut generation = generate(&mut *model, &tokenizer, Prompt::text(prompt), options).unwrap();
             let pieces: Vec<_> = generation.by_ref().map(|piece| piece.unwrap()).collect();
             let tokens: Vec<u32> = pieces.iter().filter_map(|piece| piece.token).collect();

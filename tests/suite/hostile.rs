@@ -1,15 +1,16 @@
-//! Bad input: one clear error that names the file and the thing, exit code 2, and nothing written.
+//! Bad input: one clear error that names the file and what is wrong in it, exit code 2, and nothing written.
 
 use crate::{
     bundles::{golden, trained},
     command::{densessm, error, export},
 };
+use densessm::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
 use tempfile::TempDir;
 
-/// A copy of a model that may be spoilt.
+/// Copies a model, so that the copy can be damaged.
 fn copy(model: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(model).unwrap().map(Result::unwrap) {
@@ -18,7 +19,7 @@ fn copy(model: &Path) -> TempDir {
     folder
 }
 
-/// Exports a spoilt model: an error that says all of `words`, and nothing beside it.
+/// Exports a damaged model, which must be an error with all of `words` and must leave no file behind.
 #[track_caller]
 fn refused(model: &Path, words: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -74,7 +75,7 @@ fn nonsense_in_the_configuration_is_named_by_its_field() {
 }
 
 #[test]
-fn more_neighbours_than_layers_is_no_nonsense() {
+fn more_neighbours_than_layers_are_accepted() {
     let model = configured(&golden("densemamba-m2-both-gates"), &json!({"dense_block_layers": 1000}));
     let folder = tempfile::tempdir().unwrap();
     let output = export(model.path(), &folder.path().join("bundle")).output().unwrap();
@@ -87,7 +88,9 @@ fn every_tensor_that_does_not_fit_is_reported_at_once() {
     let line =
         refused(model.path(), &["backbone.embeddings.weight: expected [97, 64], got [96, 64] in model.safetensors"]);
     // A whole layer is too many; each of its tensors is named.
-    assert!(line.contains("backbone.layers.3.mixer.A_log: [128, 16] in model.safetensors is no tensor of this model"));
+    assert!(
+        line.contains("backbone.layers.3.mixer.A_log: [128, 16] in model.safetensors is not a tensor of this model")
+    );
     assert_eq!(line.lines().count(), 1 + 1 + 12, "{line}");
     let model = configured(&golden("densemamba-m1-channel-gate"), &json!({"num_hidden_layers": 5}));
     refused(model.path(), &["backbone.layers.4.norm.weight: missing, expected [64]"]);
@@ -100,7 +103,7 @@ fn weights_that_are_no_numbers_are_named_by_file_tensor_and_place() {
     let bytes = fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for (value, shown) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
-        let spoilt: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        let damaged: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
             .iter()
             .map(|(name, view)| {
                 let mut data = view.data().to_vec();
@@ -111,7 +114,7 @@ fn weights_that_are_no_numbers_are_named_by_file_tensor_and_place() {
             })
             .collect();
         let views =
-            spoilt.iter().map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+            damaged.iter().map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
         fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
         let words = format!("backbone.layers.2.mixer.D: expected finite numbers, got {shown} at element 5");
         refused(model.path(), &["model.safetensors: ", &words]);
@@ -119,7 +122,7 @@ fn weights_that_are_no_numbers_are_named_by_file_tensor_and_place() {
 }
 
 #[test]
-fn truncated_and_lying_files_are_named() {
+fn truncated_files_and_files_with_false_headers_are_named() {
     let model = copy(&golden("densemamba-m1-channel-gate"));
     let path = model.path().join("model.safetensors");
     let whole = fs::read(&path).unwrap();
@@ -157,7 +160,7 @@ fn a_pickle_that_would_run_code_is_refused_by_the_name_of_what_it_calls() {
     archive.start_file("model/data.pkl", stored).unwrap();
     std::io::Write::write_all(&mut archive, &pickle).unwrap();
     archive.finish().unwrap();
-    refused(model.path(), &["pytorch_model.bin: data.pkl: `posix.system` is no class", "refusing to load it"]);
+    refused(model.path(), &["pytorch_model.bin: data.pkl: `posix.system` is not a class", "refusing to load it"]);
     assert!(!witness.exists());
 }
 
@@ -177,6 +180,68 @@ fn shards_stay_in_their_folder() {
 }
 
 #[test]
+fn all_wrong_entries_of_an_index_are_reported_at_once() {
+    let model = copy(&golden("densemamba-m2-both-gates"));
+    let path = model.path().join("model.safetensors.index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let map = index["weight_map"].as_object_mut().unwrap();
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let names: Vec<String> = map.iter().filter(|(_, shard)| *shard == first).map(|(name, _)| name.clone()).collect();
+    map[&names[0]] = json!(second);
+    map.remove(&names[1]);
+    map[&names[2]] = json!("../elsewhere.safetensors");
+    map.insert("made.up".to_owned(), json!(first));
+    map.insert("lost".to_owned(), json!("model-00003-of-00002.safetensors"));
+    fs::write(&path, index.to_string()).unwrap();
+    refused(
+        model.path(),
+        &[
+            "model.safetensors.index.json: 5 of its entries are wrong\n",
+            &format!("\n  {}: expected in {second}, found in {first}", names[0]),
+            &format!("\n  {}: found in {first}, not in the index", names[1]),
+            "\n  weight_map: expected plain file names, got \"../elsewhere.safetensors\"",
+            &format!("\n  made.up: expected in {first}, not found there"),
+            "\n  model-00003-of-00002.safetensors: missing, expected a file with 1 of the tensors",
+        ],
+    );
+
+    let model = copy(&golden("densemamba-m2-both-gates"));
+    let shard = model.path().join(second);
+    let whole = fs::read(&shard).unwrap();
+    fs::write(&shard, &whole[..whole.len() - 1]).unwrap();
+    refused(model.path(), &["model-00002-of-00002.safetensors: expected ", " bytes as its header says, got "]);
+}
+
+#[test]
+fn a_flipped_bit_of_a_torch_file_is_named_by_entry_and_tensor() {
+    let model = copy(&golden("denseretnet-m1-reference-layout"));
+    let path = model.path().join("pytorch_model.bin");
+    let (whole, checkpoint) = (fs::read(&path).unwrap(), Checkpoint::open(model.path()).unwrap());
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&whole)).unwrap();
+    let mut flipped = 0;
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let Some((_, inner)) = name.split_once('/').filter(|(_, inner)| inner.starts_with("data")) else { continue };
+        // The lowest bit of a weight's fraction, or of a byte of the pickle; and a bit of the stored checksum.
+        let middle = entry.data_start().unwrap() + entry.size() / 2 / 4 * 4;
+        for at in [middle as usize, entry.central_header_start() as usize + 16] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            let line = refused(model.path(), &["pytorch_model.bin: ", "expected CRC-32 "]);
+            let (_, named) = line.split_once(&format!("pytorch_model.bin: {inner}: ")).expect("the entry is named");
+            let tensor = named.split_once(": ").map(|(tensor, _)| tensor);
+            let known = tensor.is_some_and(|tensor| checkpoint.tensor(tensor).is_some());
+            assert_eq!(known, inner != "data.pkl", "{line}");
+            assert!(line.ends_with("; the file is damaged, copy or download it again"), "{line}");
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 10, "{flipped}");
+}
+
+#[test]
 fn a_disk_that_takes_no_more_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     // Files may grow to 1 MiB (in blocks of 512 bytes), and the signal that would say so is ignored: the write fails.
@@ -190,7 +255,7 @@ fn a_disk_that_takes_no_more_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_needs_no_tokenizer_works_without_one() {
+fn only_text_needs_a_tokenizer() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
     assert!(export(&golden("mamba-m0-transformers"), &bundle).output().unwrap().status.success());
@@ -239,7 +304,7 @@ fn a_bundle_that_was_tampered_with_is_named() {
     let manifest = fs::read_to_string(bundle.join("densessm.json")).unwrap();
     let inspect = || error(densessm().arg("inspect").arg(&bundle));
     for (from, to, words) in [
-        ("\"format_version\": 1", "\"format_version\": 99", "format_version: expected 1, got 99"),
+        ("\"format_version\": 1", "\"format_version\": 99", "format_version: expected at most 1, got 99"),
         ("\"name\": \"tokenizer.json\"", "\"name\": \"../tokenizer.json\"", "files: expected plain file names"),
         ("\"precision\": \"fp32\"", "\"precision\": \"fp1\"", "densessm.json"),
     ] {

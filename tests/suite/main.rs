@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod batching;
 mod bench;
 mod bundles;
 mod command;

@@ -1,4 +1,4 @@
-//! States: saved, restored, forked, handed from one runtime to another.
+//! States: saved, restored, forked, moved from one runtime to another.
 
 use crate::{
     bundles::{Golden, RUNTIMES, exported, golden, load},
@@ -9,7 +9,7 @@ use densessm::{ExportOptions, Snapshot, TokenBatch};
 const MODELS: [&str; 2] = ["densemamba-m2-both-gates", "denseretnet-m2-hub-layout-4-heads"];
 
 #[test]
-fn states_saved_on_one_runtime_go_on_on_any_other() {
+fn states_saved_on_one_runtime_continue_on_any_other() {
     for name in MODELS {
         let golden_model = golden(name);
         let golden = Golden::open(&golden_model);
@@ -43,7 +43,7 @@ fn states_saved_on_one_runtime_go_on_on_any_other() {
 }
 
 #[test]
-fn a_fork_goes_its_own_way() {
+fn a_fork_is_independent_of_its_original() {
     for name in MODELS {
         let golden_model = golden(name);
         let golden = Golden::open(&golden_model);

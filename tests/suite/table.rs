@@ -1,44 +1,50 @@
-//! The table: every runtime, device, lowering and precision, how far off its results may be, and why some are not run.
+//! The table of every runtime, device, lowering and precision: the tolerance of its results, and why some rows are not
+//! run.
 
-use densessm::{Availability, Bundle, Device, Model, proto::Lowering, runtime};
+use densessm::{
+    Bundle, Device, Model,
+    proto::{self, Lowering, Precision, ToleranceClass},
+    runtime,
+};
 
-/// How far off results may be.
+/// The project's tolerances for a precision.
 #[derive(Debug)]
 pub(crate) struct Tolerance {
     /// What the weights are stored as.
-    pub(crate) precision: &'static str,
-    absolute: f64,
-    relative: f64,
+    pub(crate) precision: Precision,
 }
 
-/// Sums of a few hundred terms in another order, and the goldens' own rounding, leave some 1e-4 of logits around 5.
-pub(crate) const FP32: Tolerance = Tolerance { precision: "fp32", absolute: 2e-4, relative: 3e-4 };
+/// The tolerances of fp32 bundles.
+pub(crate) const FP32: Tolerance = Tolerance { precision: Precision::Fp32 };
 
 impl Tolerance {
-    /// Compares values with those expected: `max|got - expected| <= absolute + relative · max|expected|`.
+    /// Compares logits with those expected.
     #[track_caller]
     pub(crate) fn assert_close<E: Copy + Into<f64>>(&self, got: &[f32], expected: &[E], what: &str) {
-        let expected: Vec<f64> = expected.iter().copied().map(Into::into).collect();
-        assert_eq!(got.len(), expected.len(), "{what}");
-        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
-        let allowed = self.absolute + self.relative * largest;
-        for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
-            let error = (f64::from(got) - expected).abs();
-            // What is not a number passes no comparison.
-            let passes = error <= allowed;
-            assert!(passes, "{what}: expected {expected} within {allowed} at {i}, got {got}");
-        }
+        self.assert(ToleranceClass::Logits, got, expected, what);
+    }
+
+    /// Compares a state with the one expected.
+    #[track_caller]
+    pub(crate) fn assert_state<E: Copy + Into<f64>>(&self, got: &[f32], expected: &[E], what: &str) {
+        self.assert(ToleranceClass::States, got, expected, what);
+    }
+
+    #[track_caller]
+    fn assert<E: Copy + Into<f64>>(&self, class: ToleranceClass, got: &[f32], expected: &[E], what: &str) {
+        let compared = proto::Tolerance::of(class, self.precision).compare(got, expected);
+        compared.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
 }
 
-/// RunPolicy a row is run.
+/// Where a row is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum RunPolicy {
     /// On every machine.
     Everywhere,
-    /// RunPolicy the device answers.
+    /// Where the device is usable.
     OnTheDevice,
-    /// Nowhere, as the runtime says in these words.
+    /// Nowhere; the runtime's error contains this reason.
     Nowhere(&'static str),
 }
 
@@ -49,32 +55,34 @@ pub(crate) struct Row {
     pub(crate) device: Device,
     pub(crate) lowering: Lowering,
     pub(crate) tolerance: &'static Tolerance,
-    place: RunPolicy,
+    policy: RunPolicy,
 }
 
-const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, place: RunPolicy) -> Row {
-    Row { runtime, device, lowering, tolerance: &FP32, place }
+const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, policy: RunPolicy) -> Row {
+    Row { runtime, device, lowering, tolerance: &FP32, policy }
 }
 
 const TABLE: [Row; 12] = {
-    use Device::{Cpu, Cuda, TensorRt};
     use Lowering::{Function, Inline};
     use RunPolicy::{Everywhere, Nowhere, OnTheDevice};
     use runtime::Choice::{Ort, Tract};
-    const NO_CARD: RunPolicy = Nowhere("tract runs on the CPU");
+    const CPU: Device = Device::CPU;
+    const CUDA: Device = Device::CUDA;
+    const TENSORRT: Device = Device::TENSORRT;
+    const CPU_ONLY: RunPolicy = Nowhere("runs on the processor only");
     [
-        row(Ort, Cpu, Function, Everywhere),
-        row(Ort, Cpu, Inline, Everywhere),
-        row(Ort, Cuda, Function, OnTheDevice),
-        row(Ort, Cuda, Inline, OnTheDevice),
-        row(Ort, TensorRt, Function, OnTheDevice),
-        row(Ort, TensorRt, Inline, OnTheDevice),
-        row(Tract, Cpu, Function, Everywhere),
-        row(Tract, Cpu, Inline, Everywhere),
-        row(Tract, Cuda, Function, NO_CARD),
-        row(Tract, Cuda, Inline, NO_CARD),
-        row(Tract, TensorRt, Function, NO_CARD),
-        row(Tract, TensorRt, Inline, NO_CARD),
+        row(Ort, CPU, Function, Everywhere),
+        row(Ort, CPU, Inline, Everywhere),
+        row(Ort, CUDA, Function, OnTheDevice),
+        row(Ort, CUDA, Inline, OnTheDevice),
+        row(Ort, TENSORRT, Function, OnTheDevice),
+        row(Ort, TENSORRT, Inline, OnTheDevice),
+        row(Tract, CPU, Function, Everywhere),
+        row(Tract, CPU, Inline, Everywhere),
+        row(Tract, CUDA, Function, CPU_ONLY),
+        row(Tract, CUDA, Inline, CPU_ONLY),
+        row(Tract, TENSORRT, Function, CPU_ONLY),
+        row(Tract, TENSORRT, Inline, CPU_ONLY),
     ]
 };
 
@@ -86,25 +94,24 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
 impl Row {
     /// Why it is not run here.
     fn skipped(&self) -> Option<String> {
-        match self.place {
+        match self.policy {
             RunPolicy::Everywhere => None,
             RunPolicy::Nowhere(reason) => Some(reason.to_owned()),
-            RunPolicy::OnTheDevice => match self.runtime.availability(self.device) {
-                Availability::Usable(_) => None,
-                Availability::Unusable(reason) => Some(reason),
-            },
+            RunPolicy::OnTheDevice => {
+                runtime::availability(self.runtime, self.device).err().map(|unusable| unusable.to_string())
+            }
         }
     }
 
-    /// What it is.
+    /// Its name in messages.
     pub(crate) fn name(&self) -> String {
         let Self { runtime, device, lowering, tolerance, .. } = self;
         format!("{} on {device}, {lowering}, {}", runtime.name(), tolerance.precision)
     }
 
-    /// Whether the operators run as kernels of this project, not as functions of standard operators.
+    /// Whether the operators run as this project's kernels rather than as functions of standard operators.
     pub(crate) fn has_kernels(&self) -> bool {
-        self.device == Device::Cpu && self.lowering == Lowering::Function
+        self.device == Device::CPU && self.lowering == Lowering::Function
     }
 
     /// Loads both graphs of a bundle of the row's lowering.
@@ -123,7 +130,7 @@ mod tests {
     #[test]
     fn the_table_has_every_combination_once() {
         for runtime in runtime::ALL {
-            for device in [Device::Cpu, Device::Cuda, Device::TensorRt] {
+            for device in [Device::CPU, Device::CUDA, Device::TENSORRT] {
                 for lowering in LOWERINGS {
                     let is = |row: &&Row| (row.runtime, row.device, row.lowering) == (runtime, device, lowering);
                     assert_eq!(TABLE.iter().filter(is).count(), 1, "{} on {device}, {lowering}", runtime.name());
@@ -132,14 +139,14 @@ mod tests {
         }
     }
 
-    /// A row that is not run and could be is a mistake of the table.
+    /// A row that is skipped although it could be run is a mistake in the table.
     #[test]
     fn what_is_skipped_does_not_load_and_says_why() {
         for model in ["densemamba-m2-both-gates", "denseretnet-m0"] {
             for row in &TABLE {
                 let Some(reason) = row.skipped() else { continue };
                 println!("skipped: {}: {reason}", row.name());
-                let options = ExportOptions { lowering: row.lowering, ..ExportOptions::default() };
+                let options = ExportOptions::default().with_lowering(row.lowering);
                 let exported = exported(&golden(model), &options);
                 let error = match runtime::load(&exported.bundle, row.runtime, row.device) {
                     Ok(_) => panic!("{}: skipped, and loads", row.name()),

@@ -40,6 +40,18 @@ pub enum Error {
         /// The weight.
         name: String,
     },
+    /// The weights are more than a file can hold.
+    #[error("weight `{name}`: ends beyond the largest size of a file; check the dimensions in config.json")]
+    TooLarge {
+        /// The first weight beyond the limit.
+        name: String,
+    },
+    /// A weight of the graphs is not in the checkpoint.
+    #[error("weight `{name}`: missing from the checkpoint")]
+    MissingTensor {
+        /// The tensor.
+        name: String,
+    },
     /// The caller asked for it.
     #[error("stopped before the end; nothing was written")]
     Stopped,

@@ -9,7 +9,6 @@ use densessm_proto::{
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
     states,
 };
-use prost::Message;
 use sha2::{Digest, Sha256};
 use std::{
     fs,
@@ -17,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Files of a checkpoint that a bundle takes along as they are, where present.
+/// Files of a checkpoint that are copied into a bundle where present.
 const COMPANIONS: [&str; 7] = [
     "config.json",
     "tokenizer.json",
@@ -28,8 +27,9 @@ const COMPANIONS: [&str; 7] = [
     "tokenizer.model",
 ];
 
-/// The choices one has in exporting.
+/// How a checkpoint is exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExportOptions {
     /// The graphs to write.
     pub graphs: Vec<GraphKind>,
@@ -39,7 +39,7 @@ pub struct ExportOptions {
     pub logits: LogitsMode,
     /// Version of ONNX's operator set.
     pub opset: i64,
-    /// Whether a bundle that is already there is replaced.
+    /// Whether an existing bundle is replaced.
     pub force: bool,
 }
 
@@ -56,17 +56,51 @@ impl Default for ExportOptions {
     }
 }
 
-/// How far the weights are.
+impl ExportOptions {
+    /// The same options with these graphs.
+    #[must_use]
+    pub fn with_graphs(self, graphs: impl Into<Vec<GraphKind>>) -> Self {
+        Self { graphs: graphs.into(), ..self }
+    }
+
+    /// The same options with another lowering.
+    #[must_use]
+    pub fn with_lowering(self, lowering: Lowering) -> Self {
+        Self { lowering, ..self }
+    }
+
+    /// The same options with other logits.
+    #[must_use]
+    pub fn with_logits(self, logits: LogitsMode) -> Self {
+        Self { logits, ..self }
+    }
+
+    /// The same options with another operator set.
+    #[must_use]
+    pub fn with_opset(self, opset: i64) -> Self {
+        Self { opset, ..self }
+    }
+
+    /// The same options, replacing an existing bundle or not.
+    #[must_use]
+    pub fn with_force(self, force: bool) -> Self {
+        Self { force, ..self }
+    }
+}
+
+/// How much of the weights has been written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExportProgress {
     /// Bytes written.
     pub done: u64,
-    /// Bytes there will be.
+    /// Bytes in all.
     pub total: u64,
 }
 
-/// A bundle just made.
+/// The result of [`export`]: a bundle.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Exported {
     /// Its folder.
     pub path: PathBuf,
@@ -79,8 +113,25 @@ pub struct Exported {
 /// `progress` is called after each piece of weights; if it breaks, the export ends with [`Error::Stopped`].
 ///
 /// # Errors
-/// When the checkpoint is not sound, the target is there already, or a file cannot be read or written. Nothing is
-/// left behind then.
+/// When the checkpoint is not sound, the target exists already, or a file cannot be read or written. Nothing is left
+/// behind then.
+///
+/// # Examples
+/// ```no_run
+/// use densessm_bundle::{ExportOptions, export};
+/// use densessm_checkpoint::Checkpoint;
+/// use densessm_proto::LogitsMode;
+/// use std::{ops::ControlFlow, path::Path};
+///
+/// let checkpoint = Checkpoint::open(Path::new("model"))?;
+/// let options = ExportOptions::default().with_logits(LogitsMode::All);
+/// let exported = export(&checkpoint, Path::new("bundle"), &options, |progress| {
+///     println!("{} of {} bytes", progress.done, progress.total);
+///     ControlFlow::Continue(())
+/// })?;
+/// println!("{}", exported.path.display());
+/// # Ok::<(), densessm_bundle::Error>(())
+/// ```
 pub fn export(
     checkpoint: &Checkpoint,
     out: &Path,
@@ -88,20 +139,21 @@ pub fn export(
     progress: impl FnMut(ExportProgress) -> ControlFlow<()>,
 ) -> Result<Exported, Error> {
     let architecture = checkpoint.architecture();
-    let graph_options = GraphOptions { opset: options.opset, lowering: options.lowering, logits: options.logits };
+    let graph_options =
+        GraphOptions::default().with_opset(options.opset).with_lowering(options.lowering).with_logits(options.logits);
     let models: Vec<(GraphKind, Model)> = options
         .graphs
         .iter()
         .map(|&kind| Ok((kind, densessm_models::graph(architecture, kind, graph_options)?)))
         .collect::<Result<_, Error>>()?;
     let plan = WeightLayout::new(models.iter().map(|(_, model)| model))?;
-    let parts = plan.entries.iter().flat_map(|(weight, _)| &weight.parts);
+    let parts = plan.weights().iter().flat_map(|weight| &weight.parts);
     checkpoint.account(parts.map(|part| (part.name.as_str(), part.shape.as_slice())))?;
 
     let folder = Folder::create(out, MANIFEST_FILE, options.force)?;
     let mut files = Vec::new();
     for (kind, model) in &models {
-        let bytes = model.to_onnx(|weight| plan.place(weight)).encode_to_vec();
+        let bytes = model.to_bytes_external(|initializer| plan.place(initializer));
         files.push(write_file(folder.path(), kind.file(), &bytes)?);
     }
     let sha256 = weights::write(checkpoint, &plan, &folder.path().join(WEIGHTS_FILE), progress)?;

@@ -10,8 +10,11 @@ mod export;
 mod folder;
 mod init;
 mod plan;
+mod presets;
+mod random;
 mod weights;
 
 pub use error::Error;
 pub use export::{ExportOptions, ExportProgress, Exported, export};
-pub use init::{Initialized, Preset, init};
+pub use init::{Initialized, init};
+pub use presets::{Preset, UnknownPreset};

@@ -1,151 +1,116 @@
-//! An opened checkpoint: its configuration and an index of its tensors.
+//! An opened checkpoint: its architecture and its tensors.
 
-use crate::{Error, Tensor, config, safetensors_file, shards, torch};
+use crate::{Error, Tensor, config, json, weights::Weights};
 use densessm_proto::Architecture;
-use serde::de::DeserializeOwned;
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::Read,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-/// Bytes of a configuration or an index of shards.
-const LONGEST_JSON: u64 = 16 << 20;
-
-/// A file of weights, held open for as long as the checkpoint is.
-#[derive(Debug)]
-pub(crate) struct WeightFile {
-    pub(crate) path: PathBuf,
-    pub(crate) file: File,
-}
-
-/// A checkpoint's folder, opened. Tensors' elements are read by [`Checkpoint::read`] and not before.
+/// An opened checkpoint folder: the model's dimensions and a list of its tensors.
+///
+/// The elements of tensors stay in their files until [`Checkpoint::read`].
 #[derive(Debug)]
 pub struct Checkpoint {
-    pub(crate) dir: PathBuf,
+    dir: PathBuf,
     architecture: Architecture,
-    pub(crate) files: Vec<WeightFile>,
-    pub(crate) tensors: BTreeMap<String, Tensor>,
+    weights: Weights,
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and `model.safetensors`, `model.safetensors.index.json`,
-    /// `pytorch_model.bin` or `pytorch_model.bin.index.json`, the first of these that is there.
+    /// Opens a folder with `config.json` and one of `model.safetensors`, `model.safetensors.index.json`,
+    /// `pytorch_model.bin` and `pytorch_model.bin.index.json`. If there are several, the first of this list is used.
+    ///
+    /// Only headers are read. The files stay open until the checkpoint is dropped.
     ///
     /// # Errors
-    /// When a file is missing, truncated, not what its format says, or the configuration is nonsense.
+    /// When a file is missing, truncated or does not follow its format, when a shard index does not describe its
+    /// shards, or when `config.json` is nonsense or contradicts the tensors.
+    ///
+    /// # Examples
+    /// Reading a tensor as fp32:
+    ///
+    /// ```no_run
+    /// use densessm_checkpoint::Checkpoint;
+    ///
+    /// let checkpoint = Checkpoint::open("mamba-370m".as_ref())?;
+    /// for tensor in checkpoint.tensors() {
+    ///     println!("{}: {} {:?}", tensor.name, tensor.dtype, tensor.shape);
+    /// }
+    /// let tensor = checkpoint.tensor("backbone.norm_f.weight").expect("every Mamba has a final norm");
+    /// let mut values = vec![0.0; tensor.elements()];
+    /// checkpoint.read(tensor, 0, &mut values)?;
+    /// # Ok::<(), densessm_checkpoint::Error>(())
+    /// ```
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let json = read_json(&dir.join("config.json"))?;
-        let (files, tensors) = open_weights(dir)?;
-        let architecture = config::parse(&json, &|name| tensors.get(name).map(|tensor| tensor.shape.as_slice()))?;
-        Ok(Self { dir: dir.to_owned(), architecture, files, tensors })
+        let config = json::read(&dir.join("config.json"))?;
+        let weights = Weights::open(dir)?;
+        let shape = |name: &str| weights.tensors.get(name).map(|tensor| tensor.shape.as_slice());
+        let architecture = config::parse(&config, &shape)?;
+        Ok(Self { dir: dir.to_owned(), architecture, weights })
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The model and its dimensions, validated.
+    /// Returns the model's architecture with its dimensions, validated.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// All tensors, by name.
+    /// Iterates over all tensors, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.tensors.values()
+        self.weights.tensors.values()
     }
 
-    /// A tensor.
+    /// Returns the tensor of this name, if there is one.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(name)
+        self.weights.tensors.get(name)
     }
 
-    /// The file a tensor lies in.
+    /// Returns the path of the file that holds a tensor of this checkpoint.
     pub fn file(&self, tensor: &Tensor) -> &Path {
-        &self.files[tensor.file].path
+        &self.weights.files[tensor.file].path
     }
-}
 
-/// Opens a file, and nothing else that has a name: a pipe would be waited for.
-fn open_file(path: &Path) -> Result<File, Error> {
-    if path.metadata().map_err(Error::io(path))?.is_file() {
-        File::open(path).map_err(Error::io(path))
-    } else {
-        Err(Error::file(path, "expected a file"))
-    }
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let mut text = Vec::new();
-    open_file(path)?.take(LONGEST_JSON + 1).read_to_end(&mut text).map_err(Error::io(path))?;
-    if text.len() as u64 > LONGEST_JSON {
-        return Err(Error::file(path, format!("expected up to {LONGEST_JSON} bytes, got more")));
-    }
-    serde_json::from_slice(&text).map_err(|error| Error::file(path, error.to_string()))
-}
-
-type Weights = (Vec<WeightFile>, BTreeMap<String, Tensor>);
-
-fn open_weights(dir: &Path) -> Result<Weights, Error> {
-    for (name, format) in [("model.safetensors", Format::Safetensors), ("pytorch_model.bin", Format::Torch)] {
-        if dir.join(name).is_file() {
-            let (files, tensors) = open_files(dir, &[name.to_owned()], format)?;
-            return Ok((files, canonical(dir, tensors)?));
-        }
-        let index = dir.join(format!("{name}.index.json"));
-        if index.is_file() {
-            let index = shards::Index::open(&index)?;
-            let (files, tensors) = open_files(dir, &index.files(), format)?;
-            index.check(&files, &tensors)?;
-            return Ok((files, canonical(dir, tensors)?));
-        }
-    }
-    let expected = "expected model.safetensors or pytorch_model.bin, or an index of shards of either";
-    Err(Error::file(dir, format!("no weights; {expected}")))
-}
-
-#[derive(Clone, Copy)]
-enum Format {
-    Safetensors,
-    Torch,
-}
-
-fn open_files(dir: &Path, names: &[String], format: Format) -> Result<Weights, Error> {
-    let mut files = Vec::new();
-    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
-    for (index, name) in names.iter().enumerate() {
-        let path = dir.join(name);
-        let file = open_file(&path)?;
-        let found = match format {
-            Format::Safetensors => safetensors_file::tensors(&path, &file, index)?,
-            Format::Torch => torch::tensors(&path, &file, index)?,
-        };
-        for tensor in found {
-            if tensor.name.chars().any(char::is_control) {
-                return Err(Error::file(
-                    &path,
-                    format!("expected names without control characters, got {:?}", tensor.name),
-                ));
+    /// Reads elements `start .. start + out.len()` of one of this checkpoint's tensors, in row-major order, as fp32.
+    ///
+    /// The entries of torch files have checksums, which are verified while their bytes are read: an error of the whole
+    /// entry may come with its last bytes. Once everything has been read, call [`Checkpoint::verify`] for the entries
+    /// that were read partially or out of order.
+    ///
+    /// # Errors
+    /// When the tensor has no such elements or is not one of floats, when the file cannot be read or is damaged, or
+    /// when an element is not finite as fp32.
+    pub fn read(&self, tensor: &Tensor, start: usize, out: &mut [f32]) -> Result<(), Error> {
+        let file = &self.weights.files[tensor.file];
+        match file.read(tensor, start, out) {
+            // If the file is damaged, that is the better explanation.
+            Err(error @ Error::NotFinite { .. }) => {
+                let _ = file.verify(tensor, &mut |_| ControlFlow::Continue(()))?;
+                Err(error)
             }
-            if let Some(twice) = tensors.insert(tensor.name.clone(), tensor) {
-                return Err(Error::file(&path, format!("{}: there twice", twice.name)));
+            other => other,
+        }
+    }
+
+    /// Verifies the checksums that reading the tensors has not verified yet.
+    ///
+    /// After [`Checkpoint::read`] has read all tensors whole this reads nothing, or little. Safetensors files have no
+    /// checksums; neither have torch files saved with `compute_crc32 = False`, which store 0 for every entry.
+    ///
+    /// `progress` is called with the number of bytes after each piece that is read; if it breaks, so does this.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is damaged.
+    pub fn verify(&self, mut progress: impl FnMut(u64) -> ControlFlow<()>) -> Result<ControlFlow<()>, Error> {
+        for tensor in self.tensors() {
+            if self.weights.files[tensor.file].verify(tensor, &mut progress)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
-        files.push(WeightFile { path, file });
+        Ok(ControlFlow::Continue(()))
     }
-    Ok((files, tensors))
-}
-
-/// Names as the current code writes them: older Mamba files say `embedding` for `embeddings`.
-fn canonical(dir: &Path, tensors: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, Error> {
-    let mut renamed: BTreeMap<String, Tensor> = BTreeMap::new();
-    for (name, tensor) in tensors {
-        let new = if name == "backbone.embedding.weight" { "backbone.embeddings.weight".to_owned() } else { name };
-        if renamed.insert(new.clone(), Tensor { name: new.clone(), ..tensor }).is_some() {
-            return Err(Error::file(dir, format!("{new}: there twice, under its old and its new name")));
-        }
-    }
-    Ok(renamed)
 }

@@ -1,16 +1,18 @@
-//! The header of a safetensors file. Parsing and the checks of offsets are the format's own crate's; that the file is
-//! as long as the header says is checked here, for here the file is not in memory, and that each name stands there
-//! once, for the crate keeps the last.
+//! The header of a safetensors file.
+//!
+//! The `safetensors` crate parses it and checks the offsets. Two checks are added. The file's length must be what the
+//! header says, as the crate sees a header without its file. And no name may appear twice, as the crate keeps the last.
 
-use crate::{DType, Error, Tensor};
+use crate::{Error, StoredDType, Tensor, json::Members};
+use densessm_proto::DType;
 use safetensors::{Dtype, tensor::Metadata};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use std::{collections::BTreeSet, fmt, fs::File, io::Read, path::Path};
+use serde::de::IgnoredAny;
+use std::{collections::BTreeSet, fs::File, io::Read, path::Path};
 
-/// The largest header read. A tensor takes some hundred bytes of it; parsing takes many times its size.
-const LONGEST_HEADER: u64 = 8 << 20;
+/// Largest header in bytes. A tensor takes about a hundred bytes of it; parsing takes many times its size.
+const MAX_HEADER: u64 = 8 << 20;
 
-/// The tensors of a file, whose index among the checkpoint's files is `index`.
+/// Reads the tensors of a file, which is number `index` of the checkpoint's.
 pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tensor>, Error> {
     let size = file.metadata().map_err(Error::io(path))?.len();
     let mut length = [0; 8];
@@ -20,13 +22,17 @@ pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tens
     let mut reader = file;
     reader.read_exact(&mut length).map_err(Error::io(path))?;
     let length = u64::from_le_bytes(length);
-    if length > LONGEST_HEADER || length > size - 8 {
+    if length > MAX_HEADER || length > size - 8 {
         return Err(Error::file(path, format!("expected a header within its {size} bytes, got one of {length}")));
     }
     let mut header = vec![0; length as usize];
     reader.read_exact(&mut header).map_err(Error::io(path))?;
     let broken = |error: serde_json::Error| Error::file(path, format!("header: {error}"));
-    let NamesOnce = serde_json::from_slice(&header).map_err(broken)?;
+    let Members::<IgnoredAny>(members) = serde_json::from_slice(&header).map_err(broken)?;
+    let mut names = BTreeSet::new();
+    if let Some((name, _)) = members.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(Error::file(path, format!("header: {}: appears twice", name.escape_debug())));
+    }
     let metadata: Metadata = serde_json::from_slice(&header).map_err(broken)?;
 
     let infos = metadata.tensors();
@@ -39,53 +45,71 @@ pub(crate) fn tensors(path: &Path, file: &File, index: usize) -> Result<Vec<Tens
     let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| Tensor {
         name,
         shape: info.shape.clone(),
-        dtype: dtype(info.dtype),
+        dtype: stored(info.dtype),
         file: index,
         offset: data + info.data_offsets.0 as u64,
         strides: None,
+        checksum: None,
     };
     Ok(infos.into_iter().map(tensor).collect())
 }
 
-/// An object whose names all differ.
-struct NamesOnce;
-
-impl<'de> Deserialize<'de> for NamesOnce {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-
-        impl<'de> Visitor<'de> for Names {
-            type Value = NamesOnce;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NamesOnce, A::Error> {
-                let mut names = BTreeSet::new();
-                while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
-                    if let Some(twice) = names.replace(name) {
-                        return Err(A::Error::custom(format!("{twice}: there twice")));
-                    }
-                }
-                Ok(NamesOnce)
-            }
-        }
-
-        deserializer.deserialize_map(Names)
-    }
-}
-
-fn dtype(dtype: Dtype) -> DType {
-    match dtype {
+fn stored(dtype: Dtype) -> StoredDType {
+    StoredDType::Known(match dtype {
+        Dtype::F64 => DType::F64,
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
-        Dtype::F64 => DType::F64,
-        Dtype::I64 => DType::Other("I64", 8),
-        Dtype::I32 => DType::Other("I32", 4),
-        Dtype::I8 => DType::Other("I8", 1),
-        Dtype::U8 => DType::Other("U8", 1),
-        _ => DType::Other("an element type of another kind", 1),
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I8 => DType::I8,
+        Dtype::U8 => DType::U8,
+        Dtype::BOOL => DType::Bool,
+        other => return StoredDType::Unsupported(unsupported(other)),
+    })
+}
+
+fn unsupported(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F4 => "F4",
+        Dtype::F6_E2M3 => "F6_E2M3",
+        Dtype::F6_E3M2 => "F6_E3M2",
+        Dtype::F8_E5M2 => "F8_E5M2",
+        Dtype::F8_E4M3 => "F8_E4M3",
+        Dtype::F8_E8M0 => "F8_E8M0",
+        Dtype::F8_E4M3FNUZ => "F8_E4M3FNUZ",
+        Dtype::F8_E5M2FNUZ => "F8_E5M2FNUZ",
+        Dtype::I16 => "I16",
+        Dtype::U16 => "U16",
+        Dtype::U32 => "U32",
+        Dtype::U64 => "U64",
+        Dtype::C64 => "C64",
+        _ => "another element type",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsupported_types_have_the_names_that_files_give_them() {
+        for dtype in [
+            Dtype::F4,
+            Dtype::F6_E2M3,
+            Dtype::F6_E3M2,
+            Dtype::F8_E5M2,
+            Dtype::F8_E4M3,
+            Dtype::F8_E8M0,
+            Dtype::F8_E4M3FNUZ,
+            Dtype::F8_E5M2FNUZ,
+            Dtype::I16,
+            Dtype::U16,
+            Dtype::U32,
+            Dtype::U64,
+            Dtype::C64,
+        ] {
+            assert_eq!(stored(dtype).to_string(), dtype.to_string());
+        }
     }
 }

@@ -1,71 +1,73 @@
-//! A tensor of a checkpoint: where its elements lie, and nothing of them.
+//! What a checkpoint says about a tensor: its name, shape, element type, and where its elements are stored.
 
+use densessm_proto::DType;
 use std::fmt;
 
-/// A tensor of a checkpoint.
+/// A tensor of a checkpoint, without its elements.
+///
+/// [`Checkpoint::read`](crate::Checkpoint::read) reads the elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// Its name, in the form that the current versions of the model's code write.
+    /// The name, as the current versions of the model's code write it.
     pub name: String,
-    /// Its sizes, outermost first.
+    /// The sizes, outermost first.
     pub shape: Vec<usize>,
-    /// How its elements are stored.
-    pub dtype: DType,
+    /// The element type in the file.
+    pub dtype: StoredDType,
     /// Index of its file among the checkpoint's.
     pub(crate) file: usize,
-    /// First byte of element 0 in that file.
+    /// Position in that file of the first byte of element 0.
     pub(crate) offset: u64,
-    /// Elements between neighbours along each axis; row-major if absent.
+    /// Distance in elements between neighbours along each axis; row-major if absent.
     pub(crate) strides: Option<Vec<usize>>,
+    /// Index of the checksum, among those of its file, of the bytes that hold the elements.
+    pub(crate) checksum: Option<usize>,
 }
 
 impl Tensor {
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// How a tensor's elements are stored.
+/// The element type of a tensor in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    /// 32-bit floats.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of 32-bit floats.
-    BF16,
-    /// 64-bit floats.
-    F64,
-    /// Something else, which no weight of these models is: its name and the bytes of an element.
-    Other(&'static str, usize),
+#[non_exhaustive]
+pub enum StoredDType {
+    /// An element type that this project knows.
+    Known(DType),
+    /// Any other type, by the name that safetensors gives it, such as `I16` or `F8_E4M3`. No weight of a supported
+    /// model has such a type; tensors that no model asks for may.
+    Unsupported(&'static str),
 }
 
-impl DType {
-    /// Bytes of an element.
-    pub fn size(self) -> usize {
+impl StoredDType {
+    /// Returns the element type if it is a float, which every weight must be.
+    pub fn float(self) -> Option<DType> {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::F64 => 8,
-            Self::Other(_, size) => size,
+            Self::Known(dtype) if dtype.is_float() => Some(dtype),
+            _ => None,
         }
     }
 }
 
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::BF16 => "BF16",
-            Self::F64 => "F64",
-            Self::Other(name, _) => name,
-        })
+impl From<DType> for StoredDType {
+    fn from(dtype: DType) -> Self {
+        Self::Known(dtype)
     }
 }
 
-/// Number of elements of a shape that a file claims, if it is a number at all.
+impl fmt::Display for StoredDType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(dtype) => dtype.fmt(f),
+            Self::Unsupported(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Returns the number of elements of a shape that a file claims, unless it overflows.
 pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
 }

@@ -61,7 +61,7 @@ fn retnet(layers: usize, m: usize) -> Value {
 }
 
 #[test]
-fn what_is_missing_unknown_and_misshapen_is_said_at_once() {
+fn missing_unknown_and_misshapen_tensors_are_reported_at_once() {
     let tensors = [("a", vec![2, 3]), ("b", vec![4]), ("c", vec![5]), ("backbone.embedding.weight", vec![8, 16])];
     let (_folder, checkpoint) = opened(&mamba(true), &tensors);
     let embedding = ("backbone.embeddings.weight", vec![8, 16]);
@@ -75,7 +75,7 @@ fn what_is_missing_unknown_and_misshapen_is_said_at_once() {
             "a: expected [3, 2], got [2, 3] in model.safetensors",
             "b: expected [4, 1], got [4] in model.safetensors",
             "d: missing, expected [7]",
-            "c: [5] in model.safetensors is no tensor of this model",
+            "c: [5] in model.safetensors is not a tensor of this model",
         ]
     );
 }
@@ -90,8 +90,8 @@ fn weights_that_are_no_floats_are_found_before_they_are_read() {
     assert_eq!(
         problems(&checkpoint, &[("a", vec![2]), ("b", vec![4]), ("c", vec![3])]),
         [
-            "a: expected F32, F16, BF16 or F64, got I64 in model.safetensors",
-            "b: expected F32, F16, BF16 or F64, got an element type of another kind in model.safetensors",
+            "a: expected fp32, fp16, bf16 or fp64, got int64 in model.safetensors",
+            "b: expected fp32, fp16, bf16 or fp64, got F8_E4M3 in model.safetensors",
         ]
     );
 }
@@ -102,7 +102,7 @@ fn a_tied_head_may_be_there_in_the_shape_of_the_embedding() {
     for (tied, shape, expected) in [
         (true, vec![8, 16], ""),
         (true, vec![9, 16], "lm_head.weight: expected [8, 16], got [9, 16] in model.safetensors"),
-        (false, vec![8, 16], "lm_head.weight: [8, 16] in model.safetensors is no tensor of this model"),
+        (false, vec![8, 16], "lm_head.weight: [8, 16] in model.safetensors is not a tensor of this model"),
     ] {
         let (_folder, checkpoint) = opened(&mamba(tied), &head(shape));
         assert_eq!(problems(&checkpoint, &[]).join("\n"), expected);
@@ -114,7 +114,7 @@ fn a_tied_head_may_be_there_in_the_shape_of_the_embedding() {
 }
 
 #[test]
-fn what_a_dense_retnet_never_reads_may_be_there() {
+fn tensors_that_a_dense_retnet_never_reads_may_be_there() {
     let names = [
         "model.layers.0.self_attn.k_norm.weight",
         "model.layers.0.self_attn.k_select.fc1.weight",
@@ -135,13 +135,13 @@ fn what_a_dense_retnet_never_reads_may_be_there() {
         "lm_head.weight",
     ] {
         let (_folder, checkpoint) = opened(&retnet(2, 1), &[(name, vec![1])]);
-        let expected = format!("{name}: [1] in model.safetensors is no tensor of this model");
+        let expected = format!("{name}: [1] in model.safetensors is not a tensor of this model");
         assert_eq!(problems(&checkpoint, &[]), [expected]);
     }
     // Without neighbours no gate is read; the norms of layers above the first are.
     let gate = ("model.layers.1.self_attn.k_select.fc1.weight", vec![1, 16]);
     let (_folder, checkpoint) = opened(&retnet(2, 0), &[gate, ("model.layers.1.self_attn.k_norm.weight", vec![8])]);
-    let expected = "model.layers.1.self_attn.k_norm.weight: [8] in model.safetensors is no tensor of this model";
+    let expected = "model.layers.1.self_attn.k_norm.weight: [8] in model.safetensors is not a tensor of this model";
     assert_eq!(problems(&checkpoint, &[]), [expected]);
 }
 

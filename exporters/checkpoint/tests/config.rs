@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use densessm_checkpoint::{Error, config};
-use densessm_proto::{Architecture, DenseMamba, DenseRetNet, Projection};
+use densessm_proto::{Architecture, DenseMamba, DenseRetNet, FalconMamba, Projection};
 use serde_json::{Value, json};
 
 fn parse(config: &Value) -> Result<Architecture, Error> {
@@ -69,6 +69,67 @@ fn what_a_dense_mamba_leaves_out_has_its_default() {
     let plain = mamba(&with(dense_mamba(), &json!({"model_type": "mamba", "dense_block_layers": 2})));
     let without = DenseMamba { dense_block_layers: 0, channel_gate: None, state_gate: None, ..expected };
     assert_eq!(plain, without);
+}
+
+/// What a Falcon-Mamba's configuration must state.
+fn falcon_mamba() -> Value {
+    json!({"model_type": "falcon_mamba", "vocab_size": 96, "hidden_size": 72, "num_hidden_layers": 3})
+}
+
+#[test]
+fn what_a_falcon_mamba_leaves_out_has_its_default() {
+    let expected = FalconMamba {
+        vocab_size: 96,
+        hidden_size: 72,
+        num_hidden_layers: 3,
+        intermediate_size: 144,
+        state_size: 16,
+        conv_kernel: 4,
+        time_step_rank: 5,
+        use_bias: false,
+        use_conv_bias: true,
+        layer_norm_epsilon: 1e-5,
+        mixer_rms_eps: 1e-6,
+        tie_word_embeddings: true,
+    };
+    assert_eq!(parse(&falcon_mamba()).unwrap(), Architecture::FalconMamba(expected.clone()));
+    let stated = json!({
+        "use_bias": true, "use_conv_bias": false, "mixer_rms_eps": 1e-3, "layer_norm_epsilon": 1e-4,
+        "tie_word_embeddings": false, "time_step_rank": 7, "state_size": 8, "conv_kernel": 3, "expand": 3,
+        // How Transformers computes or initialises it, not what it computes; dense connections are another family's.
+        "use_falcon_mambapy": true, "use_mambapy": true, "rescale_prenorm_residual": true, "residual_in_fp32": false,
+        "dense_block_layers": 2,
+    });
+    let expected = FalconMamba {
+        intermediate_size: 216,
+        state_size: 8,
+        conv_kernel: 3,
+        time_step_rank: 7,
+        use_bias: true,
+        use_conv_bias: false,
+        layer_norm_epsilon: 1e-4,
+        mixer_rms_eps: 1e-3,
+        tie_word_embeddings: false,
+        ..expected
+    };
+    assert_eq!(parse(&with(falcon_mamba(), &stated)).unwrap(), Architecture::FalconMamba(expected));
+}
+
+#[test]
+fn a_falcon_mamba_refuses_nonsense_in_its_own_fields() {
+    let cases = [
+        ("mixer_rms_eps", json!(0), "a small positive number"),
+        ("mixer_rms_eps", json!("1e-6"), "a small positive number"),
+        ("hidden_act", json!("gelu"), "\"silu\""),
+        ("use_falcon_mambapy", json!("no"), "true or false"),
+        ("rescale_prenorm_residual", json!(1), "true or false"),
+        ("intermediate_size", json!(100), "expand · hidden_size = 144"),
+        ("time_step_rank", json!("many"), "a whole number"),
+    ];
+    for (field, value, expected) in cases {
+        let error = parse(&with(falcon_mamba(), &json!({field: value, "expand": 2}))).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("config.json: {field}: expected {expected}")), "{error}");
+    }
 }
 
 #[test]

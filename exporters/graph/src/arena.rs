@@ -1,24 +1,24 @@
-//! Where a graph's values, nodes and bodies lie while it is written.
+//! The tables that hold a graph's values, nodes and bodies while it is written.
 //!
-//! One table of values serves the main graph, the sub-graphs and the functions, so that a handle is an index and
-//! nothing else. A *root* body (the main graph or a function) owns the names of all bodies nested in it.
+//! One table of values serves the main graph, the sub-graphs and the functions, so a handle is no more than an index.
+//! A *root* body (the main graph or a function) owns the names of all bodies nested in it.
 
-use crate::{Attribute, Error, TensorType, Weight};
-use std::{
-    collections::{HashMap, HashSet},
-    panic::Location,
-};
+use crate::{Attribute, Error, TensorType, Weight, error::Line, literal::Literal};
+use std::collections::{HashMap, HashSet};
 
 pub(crate) type ValueId = usize;
 pub(crate) type BodyId = usize;
 
 pub(crate) const MAIN: BodyId = 0;
+/// The id of a value that could not be made. The graph keeps the reason, and whatever depends on it is skipped.
+pub(crate) const POISON: ValueId = ValueId::MAX;
 
 #[derive(Debug)]
 pub(crate) struct ValueInfo {
     pub(crate) name: String,
     pub(crate) tensor: TensorType,
     pub(crate) body: BodyId,
+    pub(crate) location: Line,
 }
 
 #[derive(Debug)]
@@ -32,28 +32,22 @@ pub(crate) struct Node {
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) attributes: Vec<(&'static str, Attribute)>,
     pub(crate) sub_graph: Option<BodyId>,
-    pub(crate) location: &'static Location<'static>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Literal {
-    pub(crate) tensor: TensorType,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) location: Line,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Body {
-    /// The body whose values this one may read besides its own: set for sub-graphs, not for functions.
+    /// The enclosing body, whose values this one may also read: set for sub-graphs, not for functions.
     pub(crate) parent: Option<BodyId>,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) literals: Vec<(ValueId, Literal)>,
-    /// What was emitted here, by operation and operands.
+    /// The results of the nodes emitted here, by operation and operands.
     pub(crate) emitted: HashMap<String, Vec<ValueId>>,
-    /// How often a name was asked for, for names made up by the builder; kept in the root body.
-    taken: HashMap<String, usize>,
-    /// Names that were given from outside and may not be given twice; kept in the root body.
+    /// How often the builder has generated each name; kept in the root body.
+    generated: HashMap<String, usize>,
+    /// Names that the user has declared and may not declare again; kept in the root body.
     declared: HashSet<String>,
 }
 
@@ -74,11 +68,11 @@ pub(crate) struct Arena {
     pub(crate) values: Vec<ValueInfo>,
     pub(crate) bodies: Vec<Body>,
     pub(crate) functions: Vec<Function>,
-    /// Weights of the main graph with the values that stand for them.
-    pub(crate) weights: Vec<(ValueId, Weight, &'static Location<'static>)>,
+    /// Weights of the main graph, each with the values of its initializers.
+    pub(crate) weights: Vec<(Vec<ValueId>, Weight)>,
     /// The body that is being written.
     pub(crate) current: BodyId,
-    /// The scopes that are open, in checkpoint words: `backbone`, `layers.3`, `mixer`.
+    /// The open scopes, named as in the checkpoint: `backbone`, `layers.3`, `mixer`.
     pub(crate) path: Vec<String>,
     pub(crate) error: Option<Error>,
 }
@@ -96,13 +90,13 @@ impl Arena {
         }
     }
 
-    /// Keeps the first error; what follows from it is not news.
-    pub(crate) fn fail(&mut self, what: impl Into<String>, problem: impl Into<String>, at: &Location<'_>) {
+    /// Records an error unless there is one already: later ones may be consequences of the first.
+    pub(crate) fn fail(&mut self, what: impl Into<String>, problem: impl Into<String>, at: Line) {
         self.error.get_or_insert_with(|| Error::new(what, problem, at));
     }
 
-    pub(crate) fn add_value(&mut self, name: String, tensor: TensorType, body: BodyId) -> ValueId {
-        self.values.push(ValueInfo { name, tensor, body });
+    pub(crate) fn add_value(&mut self, name: String, tensor: TensorType, body: BodyId, location: Line) -> ValueId {
+        self.values.push(ValueInfo { name, tensor, body, location });
         self.values.len() - 1
     }
 
@@ -131,7 +125,7 @@ impl Arena {
         false
     }
 
-    /// The open scopes as a checkpoint names them: `backbone.layers.3.mixer.weight`.
+    /// A name in the open scopes, written as checkpoints do: `backbone.layers.3.mixer.weight`.
     pub(crate) fn checkpoint_name(&self, name: &str) -> String {
         self.path.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
     }
@@ -140,12 +134,12 @@ impl Arena {
     pub(crate) fn node_name(&mut self, leaf: &str) -> String {
         let path = self.path.iter().flat_map(|scope| scope.split('.')).chain([leaf]).collect::<Vec<_>>().join("/");
         let root = self.root(self.current);
-        let count = self.bodies[root].taken.entry(path.clone()).or_insert(0);
+        let count = self.bodies[root].generated.entry(path.clone()).or_insert(0);
         *count += 1;
         if *count == 1 { path } else { format!("{path}_{}", *count - 1) }
     }
 
-    /// Takes a name given from outside; false if it is taken already.
+    /// Records a name that the user declares; false if it was declared before.
     pub(crate) fn declare(&mut self, name: &str) -> bool {
         let root = self.root(self.current);
         self.bodies[root].declared.insert(name.to_owned())

@@ -1,7 +1,8 @@
-//! Static arguments of operators.
+//! Attributes: the static arguments of operators.
 
-/// A static argument of a node, of the type that ONNX requires to be stated.
+/// A static argument of a node. Its type is always written to the file, as ONNX requires.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Attribute {
     /// An integer.
     Int(i64),

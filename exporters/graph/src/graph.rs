@@ -1,104 +1,115 @@
 //! A graph while it is written.
 
 use crate::{
-    Attribute, Error, Model, Scope, TensorType, Value,
-    arena::{Arena, MAIN, Node, ValueId},
-    value::POISON,
+    Error, Lowering, Model, Scope, TensorType, Value,
+    arena::{MAIN, POISON},
+    emit::{Draft, Emit},
 };
-use densessm_proto::Lowering;
-use std::{cell::RefCell, panic::Location};
+use std::panic::Location;
 
 /// An ONNX graph while it is written.
 ///
-/// ValueList and scopes are small `Copy` handles into it. Every operation checks element types and shapes at once; the
-/// first mistake is kept, whatever depends on it is passed over, and [`Graph::finish`] reports it with the line of
-/// source that made it. So nothing but `finish` returns a `Result`.
+/// [`Value`]s and [`Scope`]s are small `Copy` handles into it. Every operation checks element types and shapes at once.
+/// The first error is kept, operations that depend on it are skipped, and [`Graph::finish`] reports it together with
+/// the line of source that caused it. So no operation returns a `Result`.
 ///
-/// An operation that was emitted before, on the same operands in the same body, gives the same value again: what two
-/// layers need alike is computed once without being passed around.
+/// An operation that was emitted before, with the same operands in the same body, returns the same value again: a
+/// result that two layers need is computed once without being passed around.
 #[derive(Debug)]
 pub struct Graph {
-    pub(crate) arena: RefCell<Arena>,
+    draft: Draft,
     name: String,
-    opset: i64,
-    lowering: Lowering,
-}
-
-/// One node to emit, without its operands.
-pub(crate) struct Emit<'a> {
-    pub(crate) op: &'static str,
-    pub(crate) domain: &'static str,
-    pub(crate) overload: &'a str,
-    pub(crate) attributes: Vec<(&'static str, Attribute)>,
-    pub(crate) sub_graph: Option<usize>,
-}
-
-impl Emit<'_> {
-    pub(crate) fn onnx(op: &'static str, attributes: Vec<(&'static str, Attribute)>) -> Self {
-        Self { op, domain: "", overload: "", attributes, sub_graph: None }
-    }
-
-    /// Whether an equal operation on equal operands may stand for this one. An identity is there for its name.
-    fn shareable(&self) -> bool {
-        self.sub_graph.is_none() && self.op != "Identity"
-    }
-
-    fn key(&self, operands: &[Option<ValueId>]) -> String {
-        format!("{} {} {} {operands:?} {:?}", self.domain, self.op, self.overload, self.attributes)
-    }
 }
 
 impl Graph {
-    /// An empty graph for a version of ONNX's operator set, which writes custom operators as `lowering` says.
+    /// Starts an empty graph for a version of ONNX's operator set, with custom operators written as `lowering` says.
     ///
     /// # Errors
-    /// When the builder does not know the operator set: its forms are those of versions 18 to 22.
+    /// When the version is not one of 18 to 22, for which the builder writes its nodes.
+    #[track_caller]
     pub fn new(name: &str, opset: i64, lowering: Lowering) -> Result<Self, Error> {
         if !(18..=22).contains(&opset) {
             let problem = format!("expected version 18 to 22 of the operator set, got {opset}");
             return Err(Error::new(format!("graph `{name}`"), problem, Location::caller()));
         }
-        Ok(Self { arena: RefCell::new(Arena::new()), name: name.to_owned(), opset, lowering })
+        Ok(Self { draft: Draft::new(opset, lowering), name: name.to_owned() })
     }
 
-    /// The outermost scope.
+    /// Returns the outermost scope.
     pub fn root(&self) -> Scope<'_> {
-        Scope::new(self)
+        Scope::new(&self.draft)
     }
 
-    /// How custom operators are written.
+    /// Returns how custom operators are written.
     pub fn lowering(&self) -> Lowering {
-        self.lowering
+        self.draft.lowering()
     }
 
-    /// Declares an input of the graph.
+    /// Declares an input of the graph. It must be used, and its name must not be declared before.
     #[track_caller]
     pub fn input(&self, name: &str, tensor: TensorType) -> Value<'_> {
-        let mut arena = self.arena.borrow_mut();
-        if !arena.declare(&format!("input {name}")) {
-            arena.fail(format!("input `{name}`"), "declared twice", Location::caller());
+        let at = Location::caller();
+        let what = format!("input `{name}`");
+        let mut arena = self.draft.arena.borrow_mut();
+        let problem = if name.is_empty() {
+            Err("expected a name".to_owned())
+        } else if arena.root(arena.current) != MAIN {
+            Err("declared in an operator's body; pass it in as an operand".to_owned())
+        } else if !arena.declare(&what) {
+            Err("declared twice".to_owned())
+        } else {
+            tensor.check()
+        };
+        if let Err(problem) = problem {
+            arena.fail(what, problem, at);
+            return Value::new(&self.draft, POISON);
         }
-        let id = arena.add_value(name.to_owned(), tensor, MAIN);
+        let id = arena.add_value(name.to_owned(), tensor, MAIN, at);
         arena.bodies[MAIN].inputs.push(id);
-        Value::new(self, id)
+        Value::new(&self.draft, id)
     }
 
-    /// Declares an output of the graph.
+    /// Declares an output of the graph. Its name must not be declared before.
     #[track_caller]
     pub fn output(&self, name: &str, value: Value<'_>) {
-        // An input, a weight or another output keeps its own name, so it leaves by a node of its own.
-        let named = {
-            let arena = self.arena.borrow();
-            let made_here = arena.bodies[MAIN].nodes.iter().any(|node| node.outputs.contains(&value.id()));
-            !made_here || arena.bodies[MAIN].outputs.contains(&value.id())
+        let at = Location::caller();
+        let what = format!("output `{name}`");
+        let problem = {
+            let mut arena = self.draft.arena.borrow_mut();
+            if name.is_empty() {
+                Some("expected a name")
+            } else if arena.current != MAIN {
+                Some("declared in the body of an operator or a scan; return the value from the body")
+            } else if !arena.declare(&what) {
+                Some("declared twice")
+            } else if !value.belongs_to(&self.draft) {
+                Some("is a value of another graph")
+            } else {
+                None
+            }
         };
-        let id = if named && value.id() != POISON { value.identity().id() } else { value.id() };
-        let mut arena = self.arena.borrow_mut();
-        if !arena.declare(&format!("output {name}")) {
-            arena.fail(format!("output `{name}`"), "declared twice", Location::caller());
+        if let Some(problem) = problem {
+            return self.draft.fail(what, problem, at);
         }
+        let mut id = value.id();
+        if id == POISON {
+            return;
+        }
+        // An input, a weight, a constant or another output keeps its own name, so this output needs a node of its own.
+        let renamable = {
+            let arena = self.draft.arena.borrow();
+            let main = &arena.bodies[MAIN];
+            main.nodes.iter().any(|node| node.outputs.contains(&id)) && !main.outputs.contains(&id)
+        };
+        if !renamable {
+            let emit = Emit::onnx("Identity", vec![]);
+            let ids = self.draft.emit_ids(emit, &[Some(id)], 1, at, |types| Ok(types.to_vec()));
+            id = ids.first().copied().unwrap_or(POISON);
+        }
+        let mut arena = self.draft.arena.borrow_mut();
         if id != POISON {
-            arena.values[id].name = name.to_owned();
+            let named = &mut arena.values[id];
+            (named.name, named.location) = (name.to_owned(), at);
             arena.bodies[MAIN].outputs.push(id);
         }
     }
@@ -106,92 +117,11 @@ impl Graph {
     /// Checks the graph as a whole and closes it.
     ///
     /// # Errors
-    /// The first mistake made while it was written; else a node, weight or input that no output depends on.
+    /// The first error made while the graph was written. If there is none: a graph without outputs, a node, weight or
+    /// input that no output depends on, or a name that two values share. Each names the line that emitted or declared
+    /// the thing in question.
+    #[track_caller]
     pub fn finish(self) -> Result<Model, Error> {
-        Model::close(self.name, self.opset, self.arena.into_inner())
-    }
-
-    /// Emits a node whose outputs are as `infer` says; poison if anything is wrong with it.
-    #[track_caller]
-    pub(crate) fn emit<const N: usize>(
-        &self,
-        emit: Emit<'_>,
-        inputs: &[Value<'_>],
-        infer: impl FnOnce(&[TensorType]) -> Result<[TensorType; N], String>,
-    ) -> [Value<'_>; N] {
-        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-        let outputs = self.emit_slots(emit, &inputs, N, |types| infer(types).map(Vec::from));
-        std::array::from_fn(|i| outputs[i])
-    }
-
-    /// [`Graph::emit`] for operands that may be left out and a number of outputs known only at run time.
-    #[track_caller]
-    pub(crate) fn emit_slots(
-        &self,
-        emit: Emit<'_>,
-        inputs: &[Option<Value<'_>>],
-        outputs: usize,
-        infer: impl FnOnce(&[TensorType]) -> Result<Vec<TensorType>, String>,
-    ) -> Vec<Value<'_>> {
-        let location = Location::caller();
-        let poison = || vec![Value::new(self, POISON); outputs];
-        let mut arena = self.arena.borrow_mut();
-        let name = arena.node_name(emit.op);
-        let what = || format!("node `{name}`");
-        let mut types = Vec::with_capacity(inputs.len());
-        for value in inputs.iter().flatten() {
-            if value.id() == POISON {
-                return poison();
-            }
-            if !std::ptr::eq(value.graph(), self) {
-                arena.fail(what(), "reads a value of another graph", location);
-                return poison();
-            }
-            let info = &arena.values[value.id()];
-            if !arena.sees(arena.current, info.body) {
-                let problem = format!("reads `{}`, which belongs to another body", info.name);
-                arena.fail(what(), problem, location);
-                return poison();
-            }
-            types.push(info.tensor.clone());
-        }
-        let tensors = match infer(&types) {
-            Ok(tensors) => tensors,
-            Err(problem) => {
-                arena.fail(what(), problem, location);
-                return poison();
-            }
-        };
-        debug_assert_eq!(tensors.len(), outputs);
-        let body = arena.current;
-        let operands: Vec<Option<ValueId>> = inputs.iter().map(|slot| slot.map(|value| value.id())).collect();
-        let key = emit.shareable().then(|| emit.key(&operands));
-        if let Some(known) = key.as_ref().and_then(|key| arena.bodies[body].emitted.get(key)) {
-            return known.iter().map(|&id| Value::new(self, id)).collect();
-        }
-        let several = tensors.len() > 1;
-        let ids: Vec<ValueId> = tensors
-            .into_iter()
-            .enumerate()
-            .map(|(i, tensor)| {
-                let value = if several { format!("{name}.{i}") } else { name.clone() };
-                arena.add_value(value, tensor, body)
-            })
-            .collect();
-        arena.bodies[body].nodes.push(Node {
-            name,
-            op: emit.op,
-            domain: emit.domain,
-            overload: emit.overload.to_owned(),
-            inputs: operands,
-            outputs: ids.clone(),
-            attributes: emit.attributes,
-            sub_graph: emit.sub_graph,
-            location,
-        });
-        if let Some(key) = key {
-            arena.bodies[body].emitted.insert(key, ids.clone());
-        }
-        ids.into_iter().map(|id| Value::new(self, id)).collect()
+        Model::close(self.name, self.draft.opset(), self.draft.arena.into_inner(), Location::caller())
     }
 }

@@ -1,10 +1,9 @@
-//! Element types and shapes, and the two rules that most operators share: broadcasting and axis counting.
+//! Element types and shapes, and two rules that most operators share: broadcasting and the counting of axes.
 
-use crate::Dim;
-use densessm_proto::DType;
+use crate::{DType, Dim};
 use std::fmt;
 
-/// Element type and shape of a value.
+/// The type of a value: its element type and its shape.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorType {
     /// Element type.
@@ -14,15 +13,23 @@ pub struct TensorType {
 }
 
 impl TensorType {
-    /// A type from its parts.
+    /// Makes a type from an element type and the sizes of all axes, outermost first.
     pub fn new<D: Into<Dim>>(dtype: DType, shape: impl IntoIterator<Item = D>) -> Self {
         Self { dtype, shape: shape.into_iter().map(Into::into).collect() }
+    }
+
+    /// Whether every size is one that an axis can have.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.shape.iter().try_for_each(|dim| match dim.problem() {
+            Some(problem) => Err(format!("{problem} in {self}")),
+            None => Ok(()),
+        })
     }
 
     /// Index of an axis that may count from the end: -1 is the last.
     pub(crate) fn axis(&self, axis: isize) -> Result<usize, String> {
         let rank = self.shape.len();
-        let index = if axis < 0 { axis + rank as isize } else { axis };
+        let index = if axis < 0 { axis.saturating_add_unsigned(rank) } else { axis };
         match usize::try_from(index) {
             Ok(index) if index < rank => Ok(index),
             _ => Err(format!("no axis {axis} in {}", Shape(&self.shape))),
@@ -46,7 +53,7 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// A shape as one writes it: `[batch, sequence, 64]`.
+/// Displays a shape: `[batch, sequence, 64]`.
 pub(crate) struct Shape<'a>(pub(crate) &'a [Dim]);
 
 impl fmt::Display for Shape<'_> {
@@ -56,7 +63,7 @@ impl fmt::Display for Shape<'_> {
     }
 }
 
-/// The shape of an element-wise operation: axes are matched from the end, and a size of 1 stretches.
+/// The shape of an element-wise operation: axes are matched from the last, and a size of 1 is repeated.
 pub(crate) fn broadcast(left: &[Dim], right: &[Dim]) -> Result<Vec<Dim>, String> {
     let rank = left.len().max(right.len());
     let one = Dim::from(1_usize);

@@ -1,17 +1,24 @@
-//! The text form: one line a node, for goldens, for diffs, for reading.
+//! The text form: one line per node, for goldens, for diffs, and for reading.
 
 use crate::{
     Model,
-    arena::{BodyId, Literal, MAIN, Node, ValueId},
+    arena::{BodyId, MAIN, Node, ValueId},
 };
 use std::fmt;
 
-/// The graph as text: inputs, nodes and outputs a line each, functions behind the graph, sub-graphs indented.
+/// Writes one line per weight, input, constant, node and output; functions follow the graph, sub-graphs are indented.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "graph {} (opset {})", self.name, self.opset)?;
         for weight in self.weights() {
-            writeln!(f, "  weight {}: {}{:?} {:?}", weight.name, weight.dtype, weight.stored, weight.prepare)?;
+            for initializer in &weight.initializers {
+                let (name, dtype, shape) = (&initializer.name, initializer.dtype, &initializer.shape);
+                write!(f, "  weight {name}: {dtype}{shape:?} {:?}", weight.prepare)?;
+                if *name != weight.name {
+                    write!(f, " of {}", weight.name)?;
+                }
+                writeln!(f)?;
+            }
         }
         self.body(f, MAIN, 1)?;
         for function in &self.arena.functions {
@@ -35,7 +42,7 @@ impl Model {
             writeln!(f, "{indent}input {}", self.typed(id))?;
         }
         for (id, literal) in &body.literals {
-            writeln!(f, "{indent}{} = {}", self.typed(*id), numbers(literal))?;
+            writeln!(f, "{indent}{} = {}", self.typed(*id), literal.text())?;
         }
         for node in &body.nodes {
             self.node(f, node, depth)?;
@@ -65,21 +72,4 @@ impl Model {
         let value = &self.arena.values[id];
         format!("{}: {}", value.name, value.tensor)
     }
-}
-
-/// The numbers of a literal: the first four of a long one.
-fn numbers(literal: &Literal) -> String {
-    let width = literal.tensor.dtype.size();
-    let words: Vec<String> = literal
-        .bytes
-        .chunks_exact(width)
-        .take(4)
-        .map(|bytes| match (bytes, literal.tensor.dtype.is_float()) {
-            (&[a, b, c, d], true) => format!("{:?}", f32::from_le_bytes([a, b, c, d])),
-            (&[a, b, c, d, e, f, g, h], _) => i64::from_le_bytes([a, b, c, d, e, f, g, h]).to_string(),
-            _ => format!("{bytes:?}"),
-        })
-        .collect();
-    let more = if literal.bytes.len() / width > 4 { ", …" } else { "" };
-    format!("{}{more}", words.join(", "))
 }

@@ -1,9 +1,9 @@
-//! Groups of values: what operators and scans take and give.
+//! Groups of values: the operands and results of operators and scans.
 
 use crate::Value;
 
 /// One value, or several in an array, vector, tuple or struct: the operands of an [`Operator`](crate::Operator), or
-/// the states of a scan. Left-out optional operands keep their place.
+/// the states of a scan. An optional operand that is left out keeps its position.
 pub trait ValueList<'g>: Sized {
     /// Appends the values in order, each under its name, `None` for an operand left out.
     fn slots(&self, name: &str, out: &mut Vec<(String, Option<Value<'g>>)>);
@@ -85,16 +85,23 @@ pub fn joined(group: &str, field: &str) -> String {
 }
 
 /// Implements [`ValueList`] for a struct `Name<'g>` whose fields are all [`ValueList`], in the order given.
+///
+/// A value is named after its field and the fields around it: `neighbours_0_state`. A field that follows `..` adds no
+/// name of its own: in `values!(StepInputs { ..own, c })`, the field `u` of `own` is named `u`.
 #[macro_export]
 macro_rules! values {
-    ($name:ident { $($field:ident),+ $(,)? }) => {
+    ($name:ident { $(..$flat:ident,)* $($field:ident),* $(,)? }) => {
         impl<'g> $crate::ValueList<'g> for $name<'g> {
             fn slots(&self, name: &str, out: &mut Vec<(String, Option<$crate::Value<'g>>)>) {
-                $($crate::ValueList::slots(&self.$field, &$crate::joined(name, stringify!($field)), out);)+
+                $($crate::ValueList::slots(&self.$flat, name, out);)*
+                $($crate::ValueList::slots(&self.$field, &$crate::joined(name, stringify!($field)), out);)*
             }
 
             fn map(self, f: &mut dyn FnMut($crate::Value<'g>) -> $crate::Value<'g>) -> Self {
-                Self { $($field: $crate::ValueList::map(self.$field, f)),+ }
+                Self {
+                    $($flat: $crate::ValueList::map(self.$flat, f),)*
+                    $($field: $crate::ValueList::map(self.$field, f)),*
+                }
             }
         }
     };

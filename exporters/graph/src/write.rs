@@ -1,8 +1,9 @@
-//! Writing a finished graph as ONNX: the one place where protobuf appears.
+//! Writing a finished graph as ONNX. Protobuf types appear only here.
 
 use crate::{
-    Attribute, Model, TensorType, Weight,
-    arena::{Body, BodyId, Function, Literal, MAIN, Node, ValueId},
+    Attribute, Error, Initializer, Model, Part, TensorType,
+    arena::{Body, BodyId, Function, MAIN, Node, ValueId},
+    literal::Literal,
 };
 use densessm_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
@@ -11,28 +12,95 @@ use densessm_proto::onnx::{
     tensor_proto::{DataLocation, DataType},
     tensor_shape_proto, type_proto,
 };
+use prost::Message;
+use std::collections::HashMap;
 
-/// Where a weight's bytes lie: in a file beside the graph.
+/// The place of an initializer's bytes in a file beside the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExternalData {
-    /// Name of the file.
+    /// Name of the file, relative to the graph's folder.
     pub file: String,
-    /// First byte.
+    /// Index of the first byte.
     pub offset: u64,
     /// Number of bytes.
     pub length: u64,
 }
 
-/// The format's version that first knew functions, and the one that first knew overloads of them.
+impl ExternalData {
+    /// Makes a place from the file's name, the index of the first byte, and the number of bytes.
+    pub fn new(file: impl Into<String>, offset: u64, length: u64) -> Self {
+        Self { file: file.into(), offset, length }
+    }
+}
+
+/// The first version of the format with functions, and the first with overloads of them.
 const IR_FUNCTIONS: i64 = 8;
 const IR_OVERLOADS: i64 = 10;
+/// Protobuf messages cannot be longer.
+const LARGEST_MESSAGE: usize = i32::MAX as usize;
 
 impl Model {
-    /// The graph as ONNX, with every weight at the place given for it.
-    pub fn to_onnx(&self, mut place: impl FnMut(&Weight) -> ExternalData) -> ModelProto {
+    /// Returns the bytes of an ONNX file that contains all weights.
+    ///
+    /// `tensors` returns the elements of a tensor of the checkpoint, fp32 and in row-major order, or `None` if there is
+    /// no such tensor; it is called once per tensor, in the order of declaration. Weights are prepared and stored as
+    /// declared. For a graph without weights, `|_| None::<Vec<f32>>` will do.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another number of elements, a number that the weight's storage cannot hold, and
+    /// a file that would be larger than 2 GiB, the most that the format allows: use
+    /// [`to_bytes_external`](Model::to_bytes_external) then.
+    pub fn to_bytes<V: AsRef<[f32]>>(&self, mut tensors: impl FnMut(&Part) -> Option<V>) -> Result<Vec<u8>, Error> {
+        let initializers = self.weights().flat_map(|weight| &weight.initializers);
+        self.check_message(initializers.fold(0, |bytes, initializer| initializer.bytes().saturating_add(bytes)))?;
+        let mut encoded: HashMap<String, Vec<u8>> = HashMap::new();
+        for weight in self.weights() {
+            let mut values = None;
+            let read = |part: &Part, start: usize, out: &mut [f32]| {
+                if start == 0 {
+                    values = tensors(part);
+                }
+                let Some(values) = values.as_ref().map(V::as_ref) else {
+                    return Err(weight.error(format!("there are no values for tensor `{}`", part.name)));
+                };
+                if values.len() != part.elements() {
+                    let (name, expected, got) = (&part.name, part.elements(), values.len());
+                    return Err(weight.error(format!("tensor `{name}`: expected {expected} elements, got {got}")));
+                }
+                out.copy_from_slice(&values[start..start + out.len()]);
+                Ok(())
+            };
+            weight.encode(read, |initializer, bytes| {
+                encoded.entry(initializer.name.clone()).or_default().extend(bytes);
+                Ok(())
+            })?;
+        }
+        let model =
+            self.proto(|initializer| embedded(initializer, encoded.remove(&initializer.name).unwrap_or_default()));
+        self.check_message(model.encoded_len())?;
+        Ok(model.encode_to_vec())
+    }
+
+    fn check_message(&self, bytes: usize) -> Result<(), Error> {
+        if bytes <= LARGEST_MESSAGE {
+            return Ok(());
+        }
+        let problem =
+            format!("would be a file of {bytes} bytes, at most 2 GiB are possible; store its weights beside it");
+        Err(Error::new(format!("graph `{}`", self.name), problem, self.finished))
+    }
+
+    /// Returns the bytes of an ONNX file whose weights are in other files, at the places given for them: one per
+    /// initializer. [`Weight::encode`](crate::Weight::encode) makes the bytes that belong there.
+    pub fn to_bytes_external(&self, mut place: impl FnMut(&Initializer) -> ExternalData) -> Vec<u8> {
+        self.proto(|initializer| external(initializer, place(initializer))).encode_to_vec()
+    }
+
+    fn proto(&self, weight: impl FnMut(&Initializer) -> TensorProto) -> ModelProto {
         let arena = &self.arena;
         let mut graph = self.graph_proto(MAIN, &self.name);
-        graph.initializer.extend(arena.weights.iter().map(|(_, weight, _)| external(weight, place(weight))));
+        graph.initializer.extend(self.weights().flat_map(|weight| &weight.initializers).map(weight));
         let overloads = arena.functions.iter().any(|function| !function.overload.is_empty());
         let domains = arena.functions.iter().map(|function| (function.domain, function.version));
         ModelProto {
@@ -180,18 +248,25 @@ fn tensor(name: &str, literal: &Literal) -> TensorProto {
     }
 }
 
-fn external(weight: &Weight, place: ExternalData) -> TensorProto {
+fn external(initializer: &Initializer, place: ExternalData) -> TensorProto {
     let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
     TensorProto {
-        name: weight.name.clone(),
-        dims: weight.stored.iter().map(|&size| size as i64).collect(),
-        data_type: DataType::from(weight.dtype).into(),
         data_location: DataLocation::External.into(),
         external_data: vec![
             entry("location", place.file),
             entry("offset", place.offset.to_string()),
             entry("length", place.length.to_string()),
         ],
+        ..embedded(initializer, Vec::new())
+    }
+}
+
+fn embedded(initializer: &Initializer, bytes: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: initializer.name.clone(),
+        dims: initializer.shape.iter().map(|&size| size as i64).collect(),
+        data_type: DataType::from(initializer.dtype).into(),
+        raw_data: bytes,
         ..TensorProto::default()
     }
 }

@@ -10,7 +10,7 @@ use densessm_graph::{Scope, Value};
 use densessm_proto::{DenseRetNet, StateTensor};
 use std::collections::VecDeque;
 
-/// The keys and values that a layer hands on to those above it: before its own dense connections and rotation.
+/// A layer's keys and values for the layers above: before its own dense connections and rotation.
 #[derive(Clone, Copy)]
 struct KeyValue<'g> {
     k: Value<'g>,
@@ -62,7 +62,7 @@ fn retention<'g>(
     let (heads, dk, dv) = (m.num_attention_heads, m.head_key_dim(), m.head_value_dim());
     let eps = m.rms_norm_eps;
 
-    // All that is multiplied with x is so in one product, and goes through silu.
+    // One product computes everything that is multiplied with x; all of it goes through silu.
     let gated = neighbours.is_some_and(|neighbours| !neighbours.is_empty());
     let (keys, values) = (m.query_key_dim, m.value_dim);
     let gates = [("k_select.fc1", vec![m.k_gate]), ("v_select.fc1", vec![m.v_gate])];

@@ -1,9 +1,9 @@
-//! The two forms of every model: one definition of the layers serves both.
+//! The two forms of every model, parallel and recurrent, which share one definition of the layers.
 
 use densessm_graph::{DType, Dim, Graph, Scope, TensorType, Value};
 use densessm_proto::{
     GraphKind, LogitsMode, StateTensor,
-    states::{BATCH, INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
+    states::{BATCH, INPUT_IDS, LENGTH_DTYPE, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
 };
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -19,14 +19,14 @@ pub(crate) enum Form<'g> {
     Recurrent,
 }
 
-/// The inputs of a call, and the outputs as far as they have been made.
+/// The inputs of a call, and the outputs emitted so far.
 pub(crate) struct GraphIo<'g> {
     graph: &'g Graph,
     pub(crate) form: Form<'g>,
     /// Token ids, int64 `[B, T]`.
     pub(crate) tokens: Value<'g>,
     past: BTreeMap<String, Value<'g>>,
-    /// What is handed on besides the logits, which come first.
+    /// The outputs besides the logits, which come first in the graph.
     present: RefCell<Vec<(String, Value<'g>)>>,
     logits: LogitsMode,
 }
@@ -48,11 +48,11 @@ impl<'g> GraphIo<'g> {
         Self { graph, form, tokens, past: BTreeMap::new(), present: RefCell::default(), logits }
     }
 
-    /// Declares the counter of tokens already consumed, int64 `[B]`, and hands it on to its output.
+    /// Declares the counter of tokens already consumed, int64 `[B]`, and its output for the next call.
     pub(crate) fn past_length(&self) -> Value<'g> {
-        let past = self.graph.input(PAST_LENGTH, TensorType::new(DType::I64, [BATCH]));
+        let past = self.graph.input(PAST_LENGTH, TensorType::new(LENGTH_DTYPE, [BATCH]));
         let present = match self.form {
-            Form::Parallel { lengths } => past + lengths.cast(DType::I64),
+            Form::Parallel { lengths } => past + lengths.cast(LENGTH_DTYPE),
             Form::Recurrent => past + 1,
         };
         self.emit_state(PRESENT_LENGTH, present);
@@ -64,7 +64,7 @@ impl<'g> GraphIo<'g> {
         for state in states {
             let sizes = state.shape.iter().map(|&size| Dim::from(size));
             let shape = std::iter::once(Dim::from(BATCH)).chain(sizes).collect();
-            let value = self.graph.input(&state.past, TensorType { dtype: DType::F32, shape });
+            let value = self.graph.input(&state.past, TensorType { dtype: state.dtype, shape });
             self.past.insert(state.past.clone(), value);
         }
     }
@@ -74,7 +74,7 @@ impl<'g> GraphIo<'g> {
         self.past[&state.past]
     }
 
-    /// Hands a state on.
+    /// Emits a state's output for the next call.
     pub(crate) fn present(&self, state: &StateTensor, value: Value<'g>) {
         self.emit_state(&state.present, value);
     }
@@ -83,7 +83,7 @@ impl<'g> GraphIo<'g> {
         self.present.borrow_mut().push((name.to_owned(), value));
     }
 
-    /// The hidden vectors whose logits are asked for: `[B, T, H] -> [B·positions, H]`.
+    /// The hidden vectors whose logits the graph returns: `[B, T, H] -> [B·positions, H]`.
     pub(crate) fn select_positions(&self, x: Value<'g>) -> Value<'g> {
         match (self.form, self.logits) {
             (Form::Recurrent, _) => x.squeeze(1),
@@ -96,8 +96,7 @@ impl<'g> GraphIo<'g> {
         }
     }
 
-    /// Declares the outputs: the logits of the vectors asked for, `[B·positions, V] -> [B, positions, V]`, and behind
-    /// them all that was handed on.
+    /// Declares the outputs: the logits of those vectors, `[B·positions, V] -> [B, positions, V]`, then the states.
     pub(crate) fn finish(&self, scores: Value<'g>) {
         let logits = match (self.form, self.logits) {
             (Form::Parallel { .. }, LogitsMode::All) => {
@@ -118,7 +117,7 @@ pub(crate) fn embed<'g>(p: Scope<'g>, name: &str, tokens: Value<'g>, size: [usiz
     (table.gather(tokens), table)
 }
 
-/// The scores of every token: `[n, hidden] -> [n, V]`. A tied head is the embedding's table, read as it lies there.
+/// The scores of every token: `[n, hidden] -> [n, V]`. A tied head multiplies with the embedding's table as it is stored.
 pub(crate) fn head<'g>(p: Scope<'g>, x: Value<'g>, table: Value<'g>, tied: bool) -> Value<'g> {
     if tied { x.gemm_t(table) } else { crate::nn::linear(p, "lm_head", x, table.size(0)) }
 }

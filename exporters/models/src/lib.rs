@@ -1,13 +1,15 @@
-//! DenseMamba and DenseRetNet as ONNX graphs.
+//! The models as ONNX graphs.
 //!
-//! The one design decision: each model has one layer function, written as the paper writes it, and both graphs
+//! The one design decision: each family has one layer function, written as its paper writes it, and both graphs
 //! (parallel prefill, recurrent stepping) are made by it; they differ in one argument, the `Form` of the call.
 
 #![forbid(unsafe_code)]
 
 mod dense_mamba;
 mod dense_retnet;
+mod falcon_mamba;
 mod form;
+mod mamba;
 mod nn;
 pub mod operators;
 mod positions;
@@ -15,8 +17,9 @@ mod positions;
 use densessm_graph::{Error, Graph, Model};
 use densessm_proto::{Architecture, GraphKind, LogitsMode, Lowering, states};
 
-/// The choices one has in writing a model's graph.
+/// How a model's graph is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GraphOptions {
     /// Version of ONNX's operator set.
     pub opset: i64,
@@ -33,10 +36,57 @@ impl Default for GraphOptions {
     }
 }
 
+impl GraphOptions {
+    /// The same options with another operator set.
+    #[must_use]
+    pub fn with_opset(self, opset: i64) -> Self {
+        Self { opset, ..self }
+    }
+
+    /// The same options with another lowering.
+    #[must_use]
+    pub fn with_lowering(self, lowering: Lowering) -> Self {
+        Self { lowering, ..self }
+    }
+
+    /// The same options with other logits.
+    #[must_use]
+    pub fn with_logits(self, logits: LogitsMode) -> Self {
+        Self { logits, ..self }
+    }
+}
+
 /// The graph of a model.
 ///
 /// # Errors
 /// When the operator set is not one the builder knows; any other error is a defect of the model's definition.
+///
+/// # Examples
+/// ```
+/// use densessm_models::{GraphOptions, graph};
+/// use densessm_proto::{Architecture, DenseMamba, GraphKind, Projection};
+///
+/// let mamba = Architecture::DenseMamba(DenseMamba {
+///     vocab_size: 97,
+///     hidden_size: 64,
+///     num_hidden_layers: 4,
+///     intermediate_size: 128,
+///     state_size: 16,
+///     conv_kernel: 4,
+///     time_step_rank: 4,
+///     use_bias: false,
+///     use_conv_bias: true,
+///     layer_norm_epsilon: 1e-5,
+///     tie_word_embeddings: true,
+///     dense_block_layers: 0,
+///     channel_gate: None,
+///     state_gate: None,
+///     dense_projection: Projection::Identity,
+/// });
+/// let model = graph(&mamba, GraphKind::Recurrent, GraphOptions::default())?;
+/// assert_eq!(model.inputs().next().map(|(name, _)| name), Some("input_ids"));
+/// # Ok::<(), densessm_graph::Error>(())
+/// ```
 pub fn graph(architecture: &Architecture, kind: GraphKind, options: GraphOptions) -> Result<Model, Error> {
     let graph = Graph::new(kind.name(), options.opset, options.lowering)?;
     let states = states::layout(architecture);
@@ -45,6 +95,10 @@ pub fn graph(architecture: &Architecture, kind: GraphKind, options: GraphOptions
         Architecture::DenseMamba(m) => {
             call.past_states(&states);
             dense_mamba::model(graph.root(), m, &states, &call);
+        }
+        Architecture::FalconMamba(m) => {
+            call.past_states(&states);
+            falcon_mamba::model(graph.root(), m, &states, &call);
         }
         Architecture::DenseRetNet(m) => {
             let past_length = call.past_length();

@@ -1,4 +1,4 @@
-//! The blocks both models are made of.
+//! Building blocks that all families share.
 
 use densessm_graph::{Scope, Value};
 

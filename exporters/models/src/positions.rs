@@ -1,15 +1,18 @@
-//! What retention needs to know of a token's absolute position: its rotation and its normaliser.
+//! What retention derives from a token's absolute position: its rotation and its normaliser.
 
 use densessm_graph::{DType, Scope, Value};
 use densessm_proto::DenseRetNet;
 use std::f64::consts::TAU;
 
-/// Bits of a turn: angles are counted in 2^-40 turns, exactly, so that far positions are as precise as near ones.
+/// Angles are counted in units of 2^-40 full turns, exactly, so that late positions are as precise as early ones.
 const TURN_BITS: u32 = 40;
-/// Beyond this exponent `γ^(t+1)` is nothing beside 1; it keeps the hyperbolic sine in range.
+/// Beyond this exponent `γ^(t+1)` is negligible beside 1; the limit keeps the hyperbolic sine in range.
 const LONGEST_DECAY: f32 = 60.0;
+/// From this head on, `s_t` is `t + 1` to the last digit of fp32 at every position below 2^40. Later heads use its decay,
+/// so that neither side of the quotient leaves fp32's range, where it would be 0/0.
+const LAST_DISTINCT_HEAD: usize = 64;
 
-/// What a token's position means to every layer.
+/// What every layer uses of the tokens' positions.
 #[derive(Clone, Copy)]
 pub(crate) struct Positions<'g> {
     /// Cosines of `p θ_j`: `[B, T, dk/2]`.
@@ -31,8 +34,8 @@ pub(crate) fn positions<'g>(p: Scope<'g>, m: &DenseRetNet, past_length: Value<'g
 
 /// `p θ_j` modulo a full turn, `θ_j = 10000^(-j/(dk/2 - 1))`: `[B, T, 1] -> [B, T, dk/2]`.
 ///
-/// The product is taken in integers, whose overflow leaves the remainder as it is; the error is 2^-41 turns times
-/// the position, and 6e-8 turns of rounding.
+/// The product is computed in integers, whose overflow does not change the remainder; the error is 2^-41 turns times the
+/// position, and 6e-8 turns of rounding.
 fn angle<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
     let half = m.head_key_dim() / 2;
     let last = half.saturating_sub(1).max(1) as f64;
@@ -42,13 +45,13 @@ fn angle<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
     fraction.cast(DType::F32) * (TAU / turn) as f32
 }
 
-/// `sqrt((1 - γ_h) / (1 - γ_h^(t+1)))`: `[B, T, 1] -> [B, T, H]`.
+/// `1/sqrt(s_t)`, `s_t = (1 - γ_h^(t+1)) / (1 - γ_h)`: `[B, T, 1] -> [B, T, H]`.
 ///
 /// With `x = -(t+1) ln γ_h`, `1 - γ_h^(t+1) = 2 sinh(x/2) e^(-x/2)`, which loses no digits where γ is close to 1.
 fn scale<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
-    let decays: Vec<f64> = (0..m.num_attention_heads).map(DenseRetNet::decay).collect();
-    let halves: Vec<f32> = decays.iter().map(|decay| (-0.5 * decay.ln()) as f32).collect();
-    let halved_gaps: Vec<f32> = decays.iter().map(|decay| (0.5 * (1.0 - decay)) as f32).collect();
+    let heads = || (0..m.num_attention_heads).map(|head| head.min(LAST_DISTINCT_HEAD));
+    let halves: Vec<f32> = heads().map(|head| (-0.5 * DenseRetNet::log_decay(head)) as f32).collect();
+    let halved_gaps: Vec<f32> = heads().map(|head| (0.5 * DenseRetNet::decay_gap(head)) as f32).collect();
     let half = ((position + 1).cast(DType::F32) * p.floats("half_log_decay", &halves)).min(LONGEST_DECAY);
     (p.floats("half_gap", &halved_gaps) / (half.sinh() * (-half).exp())).sqrt()
 }

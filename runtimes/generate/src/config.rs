@@ -1,7 +1,7 @@
 //! `generation_config.json`: what a checkpoint says about generating from it.
 //!
-//! The one design decision: its end-of-sequence tokens always hold; its sampling fields only where the caller asks for
-//! them, so that the same command gives the same text whatever a checkpoint's author liked.
+//! Its end-of-sequence tokens always apply. Its sampling fields apply only where the caller asks for them, so that the
+//! same command gives the same text whatever a checkpoint's author preferred.
 
 use crate::{Error, GenerateOptions, Sampling, tokenizer::read_json};
 use serde::Deserialize;
@@ -12,6 +12,7 @@ const MODEL_CONFIG_FILE: &str = "config.json";
 
 /// What a bundle says about generation.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct GenerationConfig {
     /// Tokens that end a sequence.
     pub eos: Vec<u32>,
@@ -46,11 +47,11 @@ enum OneOrMany {
 }
 
 impl GenerationConfig {
-    /// Reads `generation_config.json` of a bundle or a checkpoint; where it is absent, the token ids of `config.json`;
-    /// where that is absent too, nothing ends a sequence but the caller.
+    /// Reads `generation_config.json` of a bundle or a checkpoint. Without that file, the token ids of `config.json`
+    /// apply; without either, nothing ends a sequence but the caller.
     ///
     /// # Errors
-    /// When a file is broken, or its sampling fields are out of range.
+    /// When a file is damaged, or its sampling fields are out of range.
     pub fn open(bundle: impl AsRef<Path>) -> Result<Self, Error> {
         let path = bundle.as_ref().join(GENERATION_CONFIG_FILE);
         let fields = match read_json(&path)? {
@@ -79,8 +80,8 @@ impl GenerationConfig {
         Ok(Self { eos, bos: fields.ids.bos_token_id, sampling })
     }
 
-    /// GenerateOptions that stop at this bundle's end-of-sequence tokens, and are greedy.
+    /// Returns options that end a sequence at this bundle's end-of-sequence tokens, and are greedy.
     pub fn options(&self) -> GenerateOptions {
-        GenerateOptions { eos: self.eos.clone(), ..GenerateOptions::default() }
+        GenerateOptions::default().with_eos(self.eos.as_slice())
     }
 }

@@ -1,17 +1,17 @@
 //! How a tokenizer spells its tokens, as rules that can be applied to one token after the other.
 //!
-//! The one design decision: a closed list of decoder forms. For each of them what a token adds to the text is known
-//! exactly, with bounded look-back; any other form is refused by name rather than streamed almost right.
+//! The list of decoder types is closed. For each of them it is known exactly, with bounded look-back, what a token adds
+//! to the text. Any other type is refused by name, since it would be streamed almost right.
 
 use crate::Error;
 use tokenizers::{Decoder, DecoderWrapper};
 
-/// The decoder of a `tokenizer.json`, taken apart.
+/// The parts of the decoder of a `tokenizer.json`.
 #[derive(Debug)]
 pub(crate) struct Spelling {
     /// Applied to each token by itself; the first token of a text may be treated in another way.
     each: Vec<DecoderWrapper>,
-    /// How tokens stand for single bytes.
+    /// How tokens represent single bytes.
     pub(crate) bytes: Bytes,
     /// Removed from the start of the whole text: which character, at most how many.
     pub(crate) trim: (char, usize),
@@ -19,22 +19,22 @@ pub(crate) struct Spelling {
     joined: bool,
 }
 
-/// How tokens stand for single bytes.
+/// How tokens represent single bytes.
 #[derive(Debug)]
 pub(crate) enum Bytes {
     /// They do not.
     None,
-    /// `<0xE2>` is a byte. A run of such tokens is text if all of it is UTF-8, else one replacement character each.
+    /// `<0xE2>` is a byte. A run of such tokens is text if all of it is UTF-8; otherwise each is one replacement character.
     Fallback,
     /// Each character is a byte, in the alphabet of byte-level BPE; the table is indexed by code point.
     Level(Vec<Option<u8>>),
 }
 
 impl Spelling {
-    /// Takes a decoder apart.
+    /// Reads the parts of a decoder.
     ///
     /// # Errors
-    /// When its form is not on the list; the text says which part.
+    /// When its type is not on the list; the text says which part.
     pub(crate) fn of(decoder: Option<&DecoderWrapper>) -> Result<Self, String> {
         let mut spelling = Self { each: Vec::new(), bytes: Bytes::None, trim: (' ', 0), joined: decoder.is_none() };
         let parts = match decoder {
@@ -108,20 +108,20 @@ fn unsupported(decoder: &DecoderWrapper) -> String {
     )
 }
 
-/// The byte a token of the form `<0xE2>` stands for.
+/// The byte that a token written as `<0xE2>` represents.
 pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// Printable Latin-1 characters stand for their own byte; the others follow, in order, from U+0100.
+/// Printable Latin-1 characters represent their own byte; the others follow, in order, from U+0100.
 fn byte_level_alphabet() -> Vec<Option<u8>> {
     let itself = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
     let own = (0..=u8::MAX).map(|byte| itself(byte).then_some(byte));
     own.chain((0..=u8::MAX).filter(|&byte| !itself(byte)).map(Some)).collect()
 }
 
-/// The bytes of a byte-level token; a token with any character outside the alphabet stands for its own UTF-8.
+/// The bytes of a byte-level token; a token with any character outside the alphabet represents its own UTF-8.
 pub(crate) fn level_bytes(alphabet: &[Option<u8>], token: &str) -> Vec<u8> {
     token
         .chars()

@@ -1,13 +1,6 @@
-//! The decode loop.
-//!
-//! The one design decision: a turn feeds all pending tokens and samples one, which is then the pending one. Reading
-//! the prompt is the first turn. A turn that fails or is cancelled has moved only tokens that were consumed out of the
-//! pending ones, so states and pending tokens always make up the sequence.
+//! The decode loop: one sequence, driven with one model.
 
-use crate::{
-    Error, FinishReason, GenerateOptions, Progress, Prompt, Sampler, Statistics, TextPosition, TextStream, Tokenizer,
-    stop::StopStrings,
-};
+use crate::{Error, FinishReason, GenerateOptions, Piece, Prompt, SavedSequence, Sequence, Statistics, Tokenizer};
 use densessm_proto::GraphKind;
 use densessm_session::{Model, States, TokenBatch};
 use std::{
@@ -16,32 +9,18 @@ use std::{
     time::Instant,
 };
 
-/// At most so many tokens go through the parallel graph in one call; it bounds the memory that a long prompt takes.
+/// Maximum number of tokens that go through the parallel graph in one call. It limits the memory that a long prompt
+/// takes.
 pub const PREFILL_CHUNK: usize = 512;
 
-/// What a turn of the loop adds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The token made; none if the generation ended without one (cancelled, or 0 tokens asked for).
-    pub token: Option<u32>,
-    /// Text that is now certain and not held back as the possible beginning of a stop string; often empty.
-    pub text: String,
-    /// Why the generation ended, with its last piece.
-    pub finish: Option<FinishReason>,
-}
-
-/// A text being made: an iterator over its pieces, the last of which says why it ended.
+/// A text while it is generated: an iterator over its pieces, the last of which says why it ended.
 ///
-/// The pieces' texts together are the decoding of the tokens made, up to a stop string. After an error it is over.
+/// The pieces' texts together are the decoding of the generated tokens, up to a stop string. After an error the
+/// iterator is at its end.
 pub struct Generation<'a> {
     model: &'a mut dyn Model,
     states: States,
-    pending: Vec<i64>,
-    text: TextStream<'a>,
-    sampler: Sampler,
-    stop: StopStrings,
-    eos: Vec<u32>,
-    max_new_tokens: usize,
+    sequence: Sequence,
     cancel: Option<Arc<AtomicBool>>,
     parallel: bool,
     recurrent: bool,
@@ -50,82 +29,109 @@ pub struct Generation<'a> {
     statistics: Statistics,
 }
 
-/// Begins to generate. Nothing is fed to the model before the first piece is asked for.
+/// Generates text after a prompt. Nothing is fed to the model before the iterator's first item is requested.
 ///
 /// A prompt goes through the parallel graph in chunks of [`PREFILL_CHUNK`] tokens, single tokens through the recurrent
 /// one; a bundle with one graph only uses it for everything.
 ///
+/// ```no_run
+/// use densessm_generate::{Error, GenerationConfig, Prompt, Tokenizer, generate};
+///
+/// # fn example(model: &mut dyn densessm_session::Model, bundle: &std::path::Path) -> Result<(), Error> {
+/// let tokenizer = Tokenizer::open(bundle)?;
+/// let options = GenerationConfig::open(bundle)?.options().with_max_new_tokens(40);
+/// for piece in generate(model, &tokenizer, Prompt::text("KING RICHARD:\n"), options)? {
+///     print!("{}", piece?.text);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// When the prompt is empty or holds a token that the model does not know, an option is out of range, or the states
-/// are not those of one sequence.
+/// cannot be allocated.
 pub fn generate<'a>(
     model: &'a mut dyn Model,
-    tokenizer: &'a Tokenizer,
+    tokenizer: &Tokenizer,
     prompt: Prompt,
     options: GenerateOptions,
 ) -> Result<Generation<'a>, Error> {
     let started = Instant::now();
-    let sampler = Sampler::new(options.sampling)?;
-    let stop = StopStrings::new(options.stop)?;
-    let (states, tokens, place) = prompt.open(tokenizer)?;
+    let sequence = Sequence::new(tokenizer, prompt, options)?;
+    check(model, &sequence)?;
+    let states = model.initial_states(1)?;
+    Ok(Generation::new(model, states, sequence, started))
+}
+
+/// Continues a saved sequence, with a further prompt or without one, as if it had not been paused.
+///
+/// # Errors
+/// As [`generate`]; also when the states are not those of one sequence.
+pub fn resume<'a>(
+    model: &'a mut dyn Model,
+    tokenizer: &Tokenizer,
+    saved: SavedSequence,
+    prompt: Option<Prompt>,
+    options: GenerateOptions,
+) -> Result<Generation<'a>, Error> {
+    let started = Instant::now();
+    let sequence = Sequence::resume(tokenizer, saved.continuation()?, prompt, options)?;
+    check(model, &sequence)?;
+    Ok(Generation::new(model, saved.states, sequence, started))
+}
+
+/// Checks that the model knows every token of a prompt.
+fn check(model: &dyn Model, sequence: &Sequence) -> Result<(), Error> {
     let vocabulary = model.bundle().architecture().vocab_size();
-    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
-        return Err(Error::Token { token, vocabulary });
+    match sequence.pending().into_iter().find(|&token| token as usize >= vocabulary) {
+        Some(token) => Err(Error::Token { token, vocabulary }),
+        None => Ok(()),
     }
-    let has = |kind| match &options.graphs {
-        Some(graphs) => graphs.contains(&kind),
-        None => model.bundle().manifest().graph(kind).is_some(),
-    };
-    let (parallel, recurrent) = (has(GraphKind::Parallel), has(GraphKind::Recurrent));
-    let states = match states {
-        Some(states) => states,
-        None => model.initial_states(1)?,
-    };
-    Ok(Generation {
-        model,
-        states,
-        text: after(tokenizer, &tokens, place)?,
-        statistics: Statistics { prompt_tokens: tokens.len(), ..Statistics::default() },
-        pending: tokens.into_iter().map(i64::from).collect(),
-        sampler,
-        stop,
-        eos: options.eos,
-        max_new_tokens: options.max_new_tokens,
-        cancel: options.cancel,
-        parallel,
-        recurrent,
-        over: false,
-        started,
-    })
 }
 
-/// The stream of the text that comes after these tokens.
-fn after<'a>(tokenizer: &'a Tokenizer, tokens: &[u32], place: TextPosition) -> Result<TextStream<'a>, Error> {
-    let mut text = tokenizer.stream(place);
-    for &token in tokens {
-        text.push(token)?;
-        text.take(text.settled());
+impl<'a> Generation<'a> {
+    fn new(model: &'a mut dyn Model, states: States, sequence: Sequence, started: Instant) -> Self {
+        let has = |kind| model.bundle().manifest().graph(kind).is_some();
+        Self {
+            parallel: has(GraphKind::Parallel),
+            recurrent: has(GraphKind::Recurrent),
+            statistics: Statistics { prompt_tokens: sequence.pending().len(), ..Statistics::default() },
+            model,
+            states,
+            sequence,
+            cancel: None,
+            over: false,
+            started,
+        }
     }
-    text.finish();
-    text.take(text.settled());
-    Ok(text)
-}
 
-impl Generation<'_> {
-    /// Counts and times until now.
+    /// Ends the generation when the flag is set, with what was generated until then. The flag is read before each call
+    /// of the model, that is within one token or one chunk of the prompt.
+    #[must_use]
+    pub fn cancelled_by(self, flag: Arc<AtomicBool>) -> Self {
+        Self { cancel: Some(flag), ..self }
+    }
+
+    /// Uses these graphs only: those that the model was loaded with, if they are not all that its bundle holds.
+    #[must_use]
+    pub fn with_graphs(self, graphs: &[GraphKind]) -> Self {
+        let (parallel, recurrent) = (graphs.contains(&GraphKind::Parallel), graphs.contains(&GraphKind::Recurrent));
+        Self { parallel, recurrent, ..self }
+    }
+
+    /// Returns counts and times until now.
     pub fn statistics(&self) -> Statistics {
         self.statistics
     }
 
-    /// The sequence as it is now: whether the generation is over, paused by the caller, or failed.
+    /// Returns the sequence as it is now: whether the generation has ended, was paused by the caller, or failed.
     ///
-    /// It counts every token made, those behind a stop string and the end-of-sequence token included.
-    pub fn into_progress(self) -> Progress {
-        let pending = self.pending.iter().map(|&token| token as u32).collect();
-        Progress { states: self.states, pending }
+    /// It counts every generated token, including those after a stop string and the end-of-sequence token.
+    pub fn into_saved(self) -> SavedSequence {
+        SavedSequence { pending: self.sequence.pending(), states: self.states }
     }
 
-    /// The text of all pieces to come, and why it ended.
+    /// Returns the text of all pieces to come, and why it ended.
     ///
     /// # Errors
     /// The first error of a piece.
@@ -139,83 +145,29 @@ impl Generation<'_> {
         Ok((text, finish))
     }
 
-    fn turn(&mut self) -> Result<Piece, Error> {
-        if self.max_new_tokens == 0 {
-            let finish = if self.feed_all_but_last()? { FinishReason::Length } else { FinishReason::Cancelled };
-            return Ok(self.last_piece(None, finish));
+    /// Feeds what is pending until there is a piece.
+    fn next_piece(&mut self) -> Result<Piece, Error> {
+        if let Some(finish) = self.sequence.finish_reason() {
+            return Ok(Piece::end(finish));
         }
-        let Some(token) = self.next_token()? else { return Ok(self.last_piece(None, FinishReason::Cancelled)) };
-        self.statistics.count(self.started.elapsed());
-        if self.eos.contains(&token) {
-            return Ok(self.last_piece(Some(token), FinishReason::EndOfSequence));
-        }
-        let changed = self.text.push(token)?;
-        if let Some(at) = self.stop.find(self.text.text(), changed) {
-            return Ok(Piece { token: Some(token), text: self.text.take(at), finish: Some(FinishReason::StopString) });
-        }
-        if self.statistics.new_tokens == self.max_new_tokens {
-            return Ok(self.last_piece(Some(token), FinishReason::Length));
-        }
-        let settled = self.text.settled();
-        let held_back = self.stop.held_back(&self.text.text()[..settled]);
-        Ok(Piece { token: Some(token), text: self.text.take(settled - held_back), finish: None })
-    }
-
-    /// Everything that is still held back.
-    fn last_piece(&mut self, token: Option<u32>, finish: FinishReason) -> Piece {
-        let changed = self.text.finish();
-        let (end, finish) = match self.stop.find(self.text.text(), changed) {
-            Some(at) => (at, FinishReason::StopString),
-            None => (self.text.settled(), finish),
-        };
-        Piece { token, text: self.text.take(end), finish: Some(finish) }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed))
-    }
-
-    /// Feeds what is pending and samples; nothing if cancelled.
-    fn next_token(&mut self) -> Result<Option<u32>, Error> {
-        while !self.cancelled() {
-            let count = self.call_size(self.pending.len());
-            let last = count == self.pending.len();
-            if let Some(token) = self.feed(count, last)? {
-                self.pending.push(i64::from(token));
-                return Ok(Some(token));
+        loop {
+            if self.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                return Ok(self.sequence.end(FinishReason::Cancelled));
+            }
+            let tokens = self.sequence.next_tokens(if self.parallel { PREFILL_CHUNK } else { 1 });
+            let count = tokens.len();
+            let logits = if self.recurrent && count == 1 {
+                self.model.step(tokens, &mut self.states)?
+            } else {
+                self.model.prefill(&TokenBatch::new(tokens, &[count])?, &mut self.states)?
+            };
+            if let Some(piece) = self.sequence.accept(count, logits.last(0, count))? {
+                if piece.token.is_some() {
+                    self.statistics.count(self.started.elapsed());
+                }
+                return Ok(piece);
             }
         }
-        Ok(None)
-    }
-
-    /// Feeds what is pending but for the last token; false if cancelled.
-    fn feed_all_but_last(&mut self) -> Result<bool, Error> {
-        while self.pending.len() > 1 {
-            if self.cancelled() {
-                return Ok(false);
-            }
-            self.feed(self.call_size(self.pending.len() - 1), false)?;
-        }
-        Ok(true)
-    }
-
-    /// How many of the next `count` tokens go into one call.
-    fn call_size(&self, count: usize) -> usize {
-        if self.parallel { count.min(PREFILL_CHUNK) } else { 1 }
-    }
-
-    /// Feeds the first `count` pending tokens in one call and samples if asked to.
-    fn feed(&mut self, count: usize, sample: bool) -> Result<Option<u32>, Error> {
-        let tokens = &self.pending[..count];
-        let logits = if self.recurrent && count == 1 {
-            self.model.step(tokens, &mut self.states)?
-        } else {
-            self.model.prefill(&TokenBatch::new(tokens, &[count])?, &mut self.states)?
-        };
-        let position = self.states.lengths()[0].unsigned_abs();
-        let sampled = sample.then(|| self.sampler.sample(logits.last(0, count), position)).transpose();
-        self.pending.drain(..count);
-        sampled
     }
 }
 
@@ -226,7 +178,7 @@ impl Iterator for Generation<'_> {
         if self.over {
             return None;
         }
-        let piece = self.turn();
+        let piece = self.next_piece();
         self.over = piece.as_ref().map_or(true, |piece| piece.finish.is_some());
         Some(piece)
     }

@@ -1,56 +1,81 @@
-//! What a caller may ask of a generation, and why one ends.
+//! The options of a sequence, and the reasons why one ends.
 
 use crate::Sampling;
-use densessm_proto::GraphKind;
-use std::sync::{Arc, atomic::AtomicBool};
 
-/// How to generate.
+/// How a sequence is continued, and what ends it.
+///
+/// ```
+/// use densessm_generate::{GenerateOptions, Sampling};
+///
+/// let options = GenerateOptions::default()
+///     .with_max_new_tokens(64)
+///     .with_sampling(Sampling::new(0.8).with_top_k(40).with_seed(7))
+///     .with_stop(["\n\n"]);
+/// assert_eq!(options.stop, ["\n\n"]);
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GenerateOptions {
-    /// At most so many tokens are made. With 0 the prompt is read and nothing else.
+    /// Maximum number of tokens to generate. With 0 the prompt is read and nothing is generated.
     pub max_new_tokens: usize,
     /// How a token is chosen.
     pub sampling: Sampling,
-    /// Tokens that end the sequence, as [`GenerationConfig`](crate::GenerationConfig) knows them; they have no text.
+    /// Tokens that end the sequence; they have no text. [`GenerationConfig`](crate::GenerationConfig) reads those of a
+    /// bundle.
     pub eos: Vec<u32>,
-    /// Texts that end the generation; they are not part of what it gives.
+    /// Texts that end the sequence; they are not part of its text.
     pub stop: Vec<String>,
-    /// Ends the generation when set, with what was made: looked at before each call of the model, so within one token
-    /// or one chunk of the prompt.
-    pub cancel: Option<Arc<AtomicBool>>,
-    /// The graphs the model was loaded with, if not all that its bundle holds.
-    pub graphs: Option<Vec<GraphKind>>,
 }
 
 impl Default for GenerateOptions {
-    /// Greedy, 256 tokens, and nothing else that ends it.
+    /// Greedy, at most 256 tokens, and nothing else that ends the sequence.
     fn default() -> Self {
-        Self {
-            max_new_tokens: 256,
-            sampling: Sampling::GREEDY,
-            eos: Vec::new(),
-            stop: Vec::new(),
-            cancel: None,
-            graphs: None,
-        }
+        Self { max_new_tokens: 256, sampling: Sampling::GREEDY, eos: Vec::new(), stop: Vec::new() }
     }
 }
 
-/// Why a generation ended.
+impl GenerateOptions {
+    /// Sets the maximum number of tokens to generate.
+    #[must_use]
+    pub fn with_max_new_tokens(self, max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, ..self }
+    }
+
+    /// Sets how a token is chosen.
+    #[must_use]
+    pub fn with_sampling(self, sampling: Sampling) -> Self {
+        Self { sampling, ..self }
+    }
+
+    /// Sets the tokens that end the sequence.
+    #[must_use]
+    pub fn with_eos(self, eos: impl Into<Vec<u32>>) -> Self {
+        Self { eos: eos.into(), ..self }
+    }
+
+    /// Sets the texts that end the sequence.
+    #[must_use]
+    pub fn with_stop<T: Into<String>>(self, stop: impl IntoIterator<Item = T>) -> Self {
+        Self { stop: stop.into_iter().map(Into::into).collect(), ..self }
+    }
+}
+
+/// The reason why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
-    /// The model made an end-of-sequence token.
+    /// The model chose an end-of-sequence token.
     EndOfSequence,
-    /// A stop string came.
+    /// The text contains a stop string.
     StopString,
-    /// As many tokens as asked for were made.
+    /// The maximum number of tokens was generated.
     Length,
     /// The caller cancelled it.
     Cancelled,
 }
 
 impl FinishReason {
-    /// Its name in reports.
+    /// Returns its name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::EndOfSequence => "end_of_sequence",

@@ -1,72 +1,39 @@
-//! What a generation starts from: a text or tokens, at the start of a sequence or after one that was paused.
+//! The input of a sequence: a text or tokens.
 
-use crate::{Error, Progress, TextPosition, Tokenizer};
-use densessm_session::States;
+use crate::{Error, TextPosition, Tokenizer};
 
-/// What to go on from.
-pub struct Prompt {
-    input: Input,
-    progress: Option<Progress>,
-}
+/// A text or tokens that a sequence reads before it generates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt(Input);
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Input {
     Text(String),
     Tokens(Vec<u32>),
-    Nothing,
 }
 
 impl Prompt {
-    /// A text of at least one token.
+    /// A text of at least one token. At the start of a sequence the tokenizer adds the beginning-of-sequence token and
+    /// its leading space, where it has them. After other tokens it adds neither, so that the text of a sequence is the
+    /// texts of its prompts, one after the other.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { input: Input::Text(text.into()), progress: None }
+        Self(Input::Text(text.into()))
     }
 
-    /// Token ids, taken as they are: no beginning-of-sequence token is added.
+    /// Token ids as they are: no beginning-of-sequence token is added.
     pub fn tokens(tokens: impl Into<Vec<u32>>) -> Self {
-        Self { input: Input::Tokens(tokens.into()), progress: None }
+        Self(Input::Tokens(tokens.into()))
     }
 
-    /// Nothing new: go on where the sequence was paused.
-    pub fn resume(progress: Progress) -> Self {
-        Self { input: Input::Nothing, progress: Some(progress) }
-    }
-
-    /// The same input after a sequence that was paused. A text then gets no beginning-of-sequence token and no leading
-    /// space of the tokenizer's: the sequence's text is that of its parts, one after the other.
-    #[must_use]
-    pub fn after(self, progress: Progress) -> Self {
-        Self { progress: Some(progress), ..self }
-    }
-
-    /// The states to go on from, the tokens to feed, and where the first of them stands.
-    pub(crate) fn open(self, tokenizer: &Tokenizer) -> Result<(Option<States>, Vec<u32>, TextPosition), Error> {
-        let (states, mut tokens) = match self.progress {
-            Some(Progress { states, pending }) => (Some(states), pending),
-            None => (None, Vec::new()),
-        };
-        if let Some(states) = &states
-            && states.batch() != 1
-        {
-            return Err(Error::Batch(states.batch()));
-        }
-        let consumed = states.as_ref().is_some_and(|states| states.lengths() != [0]);
-        let place = if consumed || !tokens.is_empty() { TextPosition::After } else { TextPosition::Start };
-        let new = match self.input {
+    /// The prompt's tokens at that position of a sequence.
+    pub(crate) fn encode(self, tokenizer: &Tokenizer, position: TextPosition) -> Result<Vec<u32>, Error> {
+        match self.0 {
+            Input::Tokens(tokens) => Ok(tokens),
             Input::Text(text) => {
-                let new = tokenizer.encode(&text, place)?;
-                let beginning = if place == TextPosition::Start { tokenizer.beginning().len() } else { 0 };
-                if new.len() == beginning {
-                    return Err(Error::EmptyPrompt);
-                }
-                new
+                let tokens = tokenizer.encode(&text, position)?;
+                let added = if position == TextPosition::Start { tokenizer.beginning().len() } else { 0 };
+                if tokens.len() == added { Err(Error::EmptyPrompt) } else { Ok(tokens) }
             }
-            Input::Tokens(new) => new,
-            Input::Nothing => Vec::new(),
-        };
-        tokens.extend(new);
-        if tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
         }
-        Ok((states, tokens, place))
     }
 }

@@ -1,22 +1,23 @@
 //! The choice of the next token from its scores.
 //!
-//! The one design decision: a draw is a function of the seed, the token's position and the scores, with no state
-//! between draws. The uniform number for the token at position `p` is the first 64 bits of the ChaCha8 key stream
+//! A draw is a function of the seed, the token's position and the scores, with no state between draws. The uniform number for the token at position `p` is the first 64 bits of the ChaCha8 key stream
 //! number `p`, whose key is the seed (little-endian) and zeros; its upper 53 bits are the fraction in [0, 1).
 
 use crate::Error;
+use densessm_session::argmax;
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
 use std::cmp::Ordering;
 
-/// How the next token is chosen. Applied in the order temperature, top-k, top-p, as Transformers does.
+/// How the next token is chosen. The parameters are applied in the order temperature, top-k, top-p, as in Transformers.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Sampling {
-    /// The scores are divided by it. 0 is greedy: the highest score wins, of equals the lowest id, and nothing else
-    /// counts.
+    /// The scores are divided by it. 0 is greedy: the highest score wins, of equal ones the lowest id, and no other
+    /// parameter matters.
     pub temperature: f64,
-    /// Only so many of the highest scores are drawn from, of equals the lowest ids; 0 is all.
+    /// Draws among this many tokens with the highest scores, of equal ones those with the lowest ids; 0 is all.
     pub top_k: usize,
-    /// Only the smallest set of most likely tokens that together are at least so likely is drawn from; 1 is all.
+    /// Draws among the smallest set of most likely tokens whose probabilities add up to at least this; 1 is all.
     pub top_p: f64,
     /// Two runs with the same seed and scores draw the same tokens.
     pub seed: u64,
@@ -25,6 +26,29 @@ pub struct Sampling {
 impl Sampling {
     /// The highest score wins.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+
+    /// Draws among all tokens at this temperature, with seed 0.
+    pub fn new(temperature: f64) -> Self {
+        Self { temperature, ..Self::GREEDY }
+    }
+
+    /// Sets the number of tokens to draw among; 0 is all.
+    #[must_use]
+    pub fn with_top_k(self, top_k: usize) -> Self {
+        Self { top_k, ..self }
+    }
+
+    /// Sets the probability of the tokens to draw among; 1 is all.
+    #[must_use]
+    pub fn with_top_p(self, top_p: f64) -> Self {
+        Self { top_p, ..self }
+    }
+
+    /// Sets the seed.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
 
     /// Checks the ranges.
     ///
@@ -49,8 +73,8 @@ impl Default for Sampling {
     }
 }
 
-/// Draws tokens; keeps its working memory from one to the next.
-#[derive(Debug)]
+/// Draws tokens. It keeps its working memory from one draw to the next.
+#[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
     candidates: Vec<Candidate>,
@@ -63,20 +87,26 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Best first, of equals the lowest id: a total order, so that a selection is the same however it is made.
+    /// The highest score first, of equal ones the lowest id: a total order, so that a selection does not depend on how
+    /// it is made.
     fn order(&self, other: &Self) -> Ordering {
         other.score.total_cmp(&self.score).then(self.token.cmp(&other.token))
     }
 }
 
 impl Sampler {
-    /// A sampler.
+    /// Checks the parameters and returns a sampler.
     ///
     /// # Errors
     /// See [`Sampling::check`].
     pub fn new(sampling: Sampling) -> Result<Self, Error> {
         sampling.check()?;
         Ok(Self { sampling, candidates: Vec::new() })
+    }
+
+    /// Draws the next tokens with another seed.
+    pub fn reseed(&mut self, seed: u64) {
+        self.sampling.seed = seed;
     }
 
     /// Chooses the token at `position` (0 is a sequence's first) by its scores `[vocabulary]`.
@@ -89,7 +119,7 @@ impl Sampler {
         if temperature == 0.0 {
             return Ok(best.token);
         }
-        // Against -0.0 and 0.0, which are equal scores but not equal in a total order.
+        // Adding 0.0 turns -0.0 into 0.0: the two are equal scores, but not equal in a total order.
         let candidate = |(token, &score): (usize, &f32)| Candidate { score: score + 0.0, token: token as u32 };
         self.candidates.clear();
         self.candidates.extend(scores.iter().enumerate().map(candidate).filter(|c| c.score > f32::NEG_INFINITY));
@@ -116,19 +146,13 @@ impl Sampler {
 }
 
 fn best(scores: &[f32]) -> Result<Candidate, Error> {
-    let mut best = Candidate { score: f32::NEG_INFINITY, token: 0 };
-    for (token, &score) in scores.iter().enumerate() {
-        if score.is_nan() || score == f32::INFINITY {
-            return Err(Error::Logits(format!("token {token}: expected a finite score, got {score}")));
-        }
-        if score > best.score {
-            best = Candidate { score, token: token as u32 };
-        }
+    if let Some(token) = scores.iter().position(|score| score.is_nan() || *score == f32::INFINITY) {
+        return Err(Error::Logits(format!("token {token}: expected a finite score, got {}", scores[token])));
     }
-    if best.score == f32::NEG_INFINITY {
-        return Err(Error::Logits(format!("expected a finite score, got none among {}", scores.len())));
+    match argmax(scores) {
+        Some(token) if scores[token] > f32::NEG_INFINITY => Ok(Candidate { score: scores[token], token: token as u32 }),
+        _ => Err(Error::Logits(format!("expected a finite score, got none among {}", scores.len()))),
     }
-    Ok(best)
 }
 
 /// Keeps the smallest set of most likely candidates with a share of at least `top_p`, best first. Selects and sorts

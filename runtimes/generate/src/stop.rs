@@ -1,11 +1,11 @@
-//! Stop strings: where a text ends because it says so.
+//! Stop strings: texts that end a sequence.
 //!
-//! The one design decision: text that may be the beginning of a stop string is held back, so a stop string is never
-//! shown, not even in part, however many tokens it spans.
+//! Text that may be the beginning of a stop string is held back, so that a stop string is never shown, not even in
+//! part, however many tokens it spans.
 
 use crate::Error;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StopStrings {
     strings: Vec<String>,
     longest: usize,

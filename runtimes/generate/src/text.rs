@@ -1,33 +1,33 @@
 //! Text from tokens as they come, equal at the end to the decoding of all of them at once.
 //!
-//! The one design decision: text is *settled* or *open*. Open is the text of a run of byte tokens that is not over: a
-//! later byte that is no UTF-8 turns the whole run into replacement characters, as it does when everything is decoded
-//! at once. Only settled text may be shown; open text may be looked at (a stop string in it ends the run).
+//! Text is *settled* or *open*. Open is the text of a run of byte tokens that is not over: a later byte that is not
+//! UTF-8 turns the whole run into replacement characters, as it does when everything is decoded at once. Only settled
+//! text may be shown; open text may be searched (a stop string in it ends the run).
 
 use crate::{
     Error, Tokenizer,
     decoder::{Bytes, fallback_byte, level_bytes},
 };
 
-/// Tokens in, text out; the work per token does not grow with the text.
-#[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+/// Turns tokens into text one by one. The work per token does not grow with the text.
+#[derive(Clone, Debug)]
+pub struct TextStream {
+    tokenizer: Tokenizer,
     first: bool,
     trim: usize,
     /// The open run (byte fallback), or the bytes of a character not yet complete (byte level).
     bytes: Vec<u8>,
-    /// How many bytes of the open run are in `text` already.
+    /// How many bytes of the open run are already in `text`.
     decoded: usize,
     broken: bool,
     text: String,
     settled: usize,
 }
 
-impl<'a> TextStream<'a> {
-    pub(crate) fn new(tokenizer: &'a Tokenizer, after_text: bool) -> Self {
+impl TextStream {
+    pub(crate) fn new(tokenizer: &Tokenizer, after_text: bool) -> Self {
         Self {
-            tokenizer,
+            tokenizer: tokenizer.clone(),
             first: !after_text,
             trim: if after_text { 0 } else { tokenizer.spelling().trim.1 },
             bytes: Vec::new(),
@@ -38,8 +38,8 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// Adds a token. Returns from where on, in bytes, [`TextStream::text`] may have changed. Special tokens and ids
-    /// that the tokenizer does not know have no text.
+    /// Adds a token, and returns the byte offset from which [`TextStream::text`] may have changed. Special tokens and
+    /// ids that the tokenizer does not know have no text.
     ///
     /// # Errors
     /// When the tokenizer cannot spell the token.
@@ -64,8 +64,8 @@ impl<'a> TextStream<'a> {
         })
     }
 
-    /// Ends what is open; a character that is not complete becomes replacement characters. Returns from where on, in
-    /// bytes, the text may have changed. Tokens may follow, as those of a new run.
+    /// Ends an open run, and returns the byte offset from which the text may have changed. A character that is not
+    /// complete becomes replacement characters. Tokens that follow begin a new run.
     pub fn finish(&mut self) -> usize {
         match self.tokenizer.spelling().bytes {
             Bytes::None => self.text.len(),
@@ -77,17 +77,17 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// The text not yet taken: the settled part, then the open one as it would be if nothing followed.
+    /// Returns the text that was not taken yet: the settled part, then the open one as it would be if nothing followed.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Bytes of [`TextStream::text`] that no later token can change.
+    /// Returns how many bytes of [`TextStream::text`] no later token can change.
     pub fn settled(&self) -> usize {
         self.settled
     }
 
-    /// Takes the first `bytes` bytes of the text.
+    /// Removes the first `bytes` bytes of the text and returns them.
     ///
     /// # Panics
     /// When `bytes` is not a character boundary of the text.

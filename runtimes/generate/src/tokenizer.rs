@@ -1,14 +1,14 @@
 //! The tokenizer of a bundle: text to token ids and back.
 //!
-//! The one design decision: where a text stands is part of encoding it. At the start of a sequence it gets what the
-//! model was trained to see there (the beginning-of-sequence token, the leading space of LLaMA's vocabulary); after
-//! other tokens it gets neither, so that the decoded whole is the texts one after the other.
+//! A text is encoded for its position in a sequence. At the start it gets what the model was trained to see there (the
+//! beginning-of-sequence token, the leading space of LLaMA's vocabulary); after other tokens it gets neither, so that
+//! the decoded whole is the texts one after the other.
 
 use crate::{Error, TextStream, decoder::Spelling};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, normalizers, pre_tokenizers};
 
@@ -16,7 +16,7 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, normalizers, pre_tokeni
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
-/// Where in a sequence a text stands.
+/// The position of a text in a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextPosition {
     /// At its start: with the beginning-of-sequence token, if the model has one, and the tokenizer's leading space.
@@ -25,11 +25,14 @@ pub enum TextPosition {
     After,
 }
 
-/// The tokenizer of a bundle.
+/// The tokenizer of a bundle. Clones share it: they cost nothing, so that each sequence can have one.
+#[derive(Clone, Debug)]
+pub struct Tokenizer(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Tokenizer {
+struct Shared {
     inner: tokenizers::Tokenizer,
-    /// The same without the leading space; made when first needed.
+    /// The same without the leading space; built when it is first needed.
     after: OnceLock<tokenizers::Tokenizer>,
     beginning: Vec<u32>,
     spelling: Spelling,
@@ -67,7 +70,7 @@ impl Tokenizer {
     /// Truncation and padding that the file asks for are not done.
     ///
     /// # Errors
-    /// When a file is missing or broken, its decoder cannot be streamed, or it lacks the token it says to add.
+    /// When a file is missing or damaged, its decoder cannot be streamed, or it lacks the token that it says to add.
     pub fn open(bundle: impl AsRef<Path>) -> Result<Self, Error> {
         let path = bundle.as_ref().join(TOKENIZER_FILE);
         let broken = |problem: String| Error::File { path: path.clone(), problem };
@@ -80,58 +83,80 @@ impl Tokenizer {
         let config_path = bundle.as_ref().join(TOKENIZER_CONFIG_FILE);
         let config = read_json::<TokenizerConfig>(&config_path)?.unwrap_or_default();
         let beginning = beginning(&inner, template, &config, &config_path)?;
-        Ok(Self { inner, after: OnceLock::new(), beginning, spelling, path })
+        Ok(Self(Arc::new(Shared { inner, after: OnceLock::new(), beginning, spelling, path })))
     }
 
-    /// The file it was read from.
+    /// Returns the file it was read from.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
-    /// The tokens every sequence begins with: the beginning-of-sequence token, or none.
+    /// Returns the tokens that every sequence begins with: the beginning-of-sequence token, or none.
     pub fn beginning(&self) -> &[u32] {
-        &self.beginning
+        &self.0.beginning
     }
 
-    /// The tokens of a text. No end-of-sequence token is added, whatever the post-processor does.
+    /// Returns the tokens of a text. No end-of-sequence token is added, whatever the post-processor does.
     ///
     /// # Errors
     /// When the tokenizer fails on the text.
-    pub fn encode(&self, text: &str, place: TextPosition) -> Result<Vec<u32>, Error> {
-        let (tokenizer, beginning) = match place {
-            TextPosition::Start => (&self.inner, self.beginning.as_slice()),
-            TextPosition::After => (self.after.get_or_init(|| without_leading_space(&self.inner)), [].as_slice()),
-        };
+    pub fn encode(&self, text: &str, position: TextPosition) -> Result<Vec<u32>, Error> {
+        let (tokenizer, beginning) = self.at(position);
         let encoding = tokenizer.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok([beginning, encoding.get_ids()].concat())
     }
 
-    /// The text of all tokens of a sequence, at once; special tokens are left out.
+    /// Returns the tokens of a text as [`Tokenizer::encode`] does, each with its end in bytes of the text. The ends
+    /// never decrease; tokens that stand for no text, such as the beginning-of-sequence token, end where the one before
+    /// them does.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_with_ends(&self, text: &str, position: TextPosition) -> Result<Vec<(u32, usize)>, Error> {
+        let (tokenizer, beginning) = self.at(position);
+        let encoding = tokenizer.encode(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let mut reached = 0;
+        let own = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(&id, &(_, end))| {
+            reached = end.max(reached);
+            (id, reached)
+        });
+        Ok(beginning.iter().map(|&id| (id, 0)).chain(own).collect())
+    }
+
+    /// The tokenizer for a position, and the tokens that come before its own.
+    fn at(&self, position: TextPosition) -> (&tokenizers::Tokenizer, &[u32]) {
+        match position {
+            TextPosition::Start => (&self.0.inner, self.0.beginning.as_slice()),
+            TextPosition::After => (self.0.after.get_or_init(|| without_leading_space(&self.0.inner)), &[]),
+        }
+    }
+
+    /// Returns the text of all tokens of a sequence at once. Special tokens are left out.
     ///
     /// # Errors
     /// When the tokenizer fails on the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        self.inner.decode(tokens, true).map_err(|error| Error::Tokenizer(error.to_string()))
+        self.0.inner.decode(tokens, true).map_err(|error| Error::Tokenizer(error.to_string()))
     }
 
-    /// The id of a token by its spelling in the vocabulary, special tokens included.
+    /// Returns the id of a token by its spelling in the vocabulary, special tokens included.
     pub fn token(&self, spelling: &str) -> Option<u32> {
-        self.inner.token_to_id(spelling)
+        self.0.inner.token_to_id(spelling)
     }
 
-    /// Turns tokens into text as they come, those of a sequence's start or those after others.
-    pub fn stream(&self, place: TextPosition) -> TextStream<'_> {
-        TextStream::new(self, place == TextPosition::After)
+    /// Returns a stream that turns tokens into text as they come, at that position of a sequence.
+    pub fn stream(&self, position: TextPosition) -> TextStream {
+        TextStream::new(self, position == TextPosition::After)
     }
 
     pub(crate) fn spelling(&self) -> &Spelling {
-        &self.spelling
+        &self.0.spelling
     }
 
     /// A token as it stands in the vocabulary, unless it is special or unknown.
     pub(crate) fn visible(&self, token: u32) -> Option<String> {
-        let token = self.inner.id_to_token(token)?;
-        (!self.inner.get_added_vocabulary().is_special_token(&token)).then_some(token)
+        let token = self.0.inner.id_to_token(token)?;
+        (!self.0.inner.get_added_vocabulary().is_special_token(&token)).then_some(token)
     }
 }
 

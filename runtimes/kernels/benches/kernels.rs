@@ -1,11 +1,11 @@
 //! The kernels on one thread, at the sizes of DenseMamba-360M and DenseRetNet-350M, on every level of instructions.
 //!
-//! `cargo bench -p densessm-kernels`; a name behind it chooses.
+//! `cargo bench -p densessm-kernels -- NAME` runs those whose names contain NAME.
 #![allow(missing_docs, reason = "criterion's macros write functions")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use densessm_kernels::{Attributes, Function, Level, OPERATORS, Operand, Shape, SingleThreaded};
+use densessm_kernels::{Attributes, Function, Level, Operand, ResultBuffer, Shape, SingleThreaded, cpu};
 
 struct Given;
 
@@ -26,7 +26,7 @@ fn numbers(shape: &[usize], rate: bool) -> Vec<f32> {
 }
 
 fn operator(c: &mut Criterion, name: &str, shapes: &[&[usize]], lengths: Option<i32>, bytes: u64) {
-    let definition = OPERATORS.iter().find(|definition| definition.name == name).unwrap();
+    let registration = cpu::kernel(name).unwrap();
     let values: Vec<Vec<f32>> =
         shapes.iter().enumerate().map(|(i, shape)| numbers(shape, name.starts_with("Sel") && i == 3)).collect();
     let lengths = lengths.map(|length| [length]);
@@ -35,20 +35,23 @@ fn operator(c: &mut Criterion, name: &str, shapes: &[&[usize]], lengths: Option<
         .zip(&values)
         .map(
             |(shape, values)| {
-                if shape.is_empty() { Operand::Absent } else { Operand::Floats(Shape::new(shape).unwrap(), values) }
+                if shape.is_empty() { Operand::Absent } else { Operand::F32(Shape::new(shape).unwrap(), values) }
             },
         )
         .collect();
-    operands.extend(lengths.as_ref().map(|length| Operand::Integers(Shape::new(&[1]).unwrap(), length)));
+    operands.extend(lengths.as_ref().map(|length| Operand::I32(Shape::new(&[1]).unwrap(), length)));
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Bytes(bytes)).sample_size(20);
     for level in Level::all() {
-        let kernel = definition.kernel(&Given, level).unwrap();
-        let size = |index: &usize| operands[*index].shape().unwrap().elements();
-        let mut results: Vec<Vec<f32>> = definition.results.iter().map(|index| vec![0.0; size(index)]).collect();
+        let kernel = registration.prepare(&Given, &level).unwrap();
+        let call = kernel.signature().bind(&operands).unwrap();
+        let size = |result: usize| call.result_shape(result).unwrap().elements();
+        let mut results: Vec<Vec<f32>> =
+            (0..registration.schema().results.len()).map(|result| vec![0.0; size(result)]).collect();
         group.bench_function(level.to_string(), |bencher| {
             bencher.iter(|| {
-                let mut results: Vec<&mut [f32]> = results.iter_mut().map(Vec::as_mut_slice).collect();
+                let mut results: Vec<ResultBuffer<'_>> =
+                    results.iter_mut().map(|values| ResultBuffer::F32(values)).collect();
                 kernel.run(&operands, &mut results, &SingleThreaded).unwrap();
             });
         });

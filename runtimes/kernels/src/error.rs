@@ -1,6 +1,6 @@
-//! What can be wrong with a call.
+//! Errors of kernels.
 
-/// Why a kernel does not run: its message says where, what, expected and got.
+/// The reason why a kernel cannot be made or run. It displays as `operand: expected X, got Y`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{operand}: {problem}")]
 pub struct Error {
@@ -9,7 +9,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error about an operand or an attribute.
+    /// Makes an error about an operand, an attribute, a result or the threads.
     pub fn new(operand: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { operand: operand.into(), problem: problem.into() }
     }

@@ -1,8 +1,8 @@
-//! Whose threads do the work.
+//! The threads that run a kernel's tasks.
 
 use crate::Error;
 
-/// Threads that share out tasks; a runtime's own.
+/// A runtime's threads, which run the tasks of a kernel.
 pub trait Pool: Sync {
     /// How many tasks can run at once.
     fn threads(&self) -> usize;
@@ -10,11 +10,11 @@ pub trait Pool: Sync {
     /// Runs `task` for every number below `tasks`, in any order, and returns when all have ended.
     ///
     /// # Errors
-    /// When the runtime cannot.
+    /// When the runtime cannot run them.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), Error>;
 }
 
-/// No pool: the calling thread does it all.
+/// Runs all tasks on the calling thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SingleThreaded;
 

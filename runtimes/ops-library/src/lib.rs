@@ -1,8 +1,8 @@
 //! `libdensessm_ops`: densessm's operators for any ONNX Runtime, from any language.
 //!
 //! ONNX Runtime calls [`RegisterCustomOps`] when a session's options name the library
-//! (`SessionOptions.register_custom_ops_library` in Python). The operators live until the process ends, as the
-//! sessions that use them may.
+//! (`SessionOptions.register_custom_ops_library` in Python). The operators live until the process ends, since
+//! sessions may use them until then.
 
 use ort::{AsPointer, operator::OperatorDomain, sys};
 use std::{
@@ -12,18 +12,18 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-/// The domain, made once.
+/// The domain, which is made once per process.
 struct Domain(OperatorDomain);
 
-// SAFETY: ONNX Runtime only reads a domain once it has been made.
+// SAFETY: ONNX Runtime only reads a domain after it has been made.
 unsafe impl Send for Domain {}
 // SAFETY: as above.
 unsafe impl Sync for Domain {}
 
-/// The oldest version of ONNX Runtime's interface: before it there is nothing to report an error with.
+/// The first version of ONNX Runtime's interface, which is enough to report an error.
 const FIRST_VERSION: u32 = 1;
 
-/// Adds the operators to a session's options. Returns null, or a status that says why not.
+/// Adds the operators to a session's options. Returns null, or a status with the reason for the failure.
 ///
 /// # Safety
 /// ONNX Runtime calls this, with its own options and interface.
@@ -33,7 +33,7 @@ pub unsafe extern "system" fn RegisterCustomOps(
     options: *mut sys::OrtSessionOptions,
     base: *const sys::OrtApiBase,
 ) -> sys::OrtStatusPtr {
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller guarantees it.
     let registered = catch_unwind(|| unsafe { register(options, base) });
     let problem = match registered {
         Ok(Ok(())) => return sys::OrtStatusPtr(ptr::null_mut()),
@@ -41,7 +41,7 @@ pub unsafe extern "system" fn RegisterCustomOps(
         Err(_) => "panicked; please report this".to_owned(),
     };
     let message = CString::new(format!("libdensessm_ops: {problem}")).unwrap_or_default();
-    // SAFETY: the base is ONNX Runtime's, whose first version every other one keeps the beginning of.
+    // SAFETY: the base is ONNX Runtime's; every version of the interface begins with the first one.
     unsafe {
         let Some(base) = base.as_ref() else { return sys::OrtStatusPtr(ptr::null_mut()) };
         let Some(api) = (base.GetApi)(FIRST_VERSION).as_ref() else { return sys::OrtStatusPtr(ptr::null_mut()) };
@@ -69,7 +69,7 @@ unsafe fn register(options: *mut sys::OrtSessionOptions, base: *const sys::OrtAp
     let domain = match DOMAIN.get() {
         Some(domain) => domain,
         None => {
-            // False where it has been set before, by an earlier call.
+            // Returns false if an earlier call has set it.
             ort::set_api(api.clone());
             let domain = densessm_ort_operators::domain().map_err(|error| error.to_string())?;
             DOMAIN.get_or_init(|| Domain(domain))

@@ -1,4 +1,4 @@
-//! A call's operands, results and threads, as ONNX Runtime hands them out.
+//! The operands, results and threads of a call, as ONNX Runtime provides them.
 
 use densessm_kernels::{Error as KernelError, Operand, Pool, Shape};
 use ort::{AsPointer, Error, Result, operator::ComputeContext, sys};
@@ -15,24 +15,24 @@ use std::{
     thread,
 };
 
-/// Most axes of an operand.
-const MOST_AXES: usize = 4;
+/// The largest number of axes of an operand.
+const MAX_AXES: usize = 4;
 
-/// A call of a kernel; operands and results live as long as it.
+/// A call of a kernel. Its operands and results live as long as it does.
 pub(crate) struct Context<'c> {
     pointer: *mut sys::OrtKernelContext,
     of: PhantomData<&'c ComputeContext>,
 }
 
-// SAFETY: ONNX Runtime's context may be read, and its threads used, by any thread; what is written lies elsewhere.
+// SAFETY: any thread may read ONNX Runtime's context and use its threads; results are written elsewhere.
 unsafe impl Sync for Context<'_> {}
 
-/// An error of ONNX Runtime, if a status is one.
+/// Converts a status of ONNX Runtime into a result.
 ///
 /// # Safety
-/// The status was just returned by ONNX Runtime, and is handed over.
+/// ONNX Runtime has just returned the status, and nothing else releases it.
 unsafe fn checked(status: sys::OrtStatusPtr) -> Result<()> {
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller guarantees it.
     unsafe { Error::result_from_status(status) }
 }
 
@@ -41,7 +41,7 @@ impl<'c> Context<'c> {
         Self { pointer: context.ptr().cast_mut(), of: PhantomData }
     }
 
-    /// Number of operands.
+    /// The number of operands.
     pub(crate) fn inputs(&self) -> Result<usize> {
         let mut count = 0;
         // SAFETY: the context is alive; a number is written.
@@ -49,7 +49,7 @@ impl<'c> Context<'c> {
         Ok(count)
     }
 
-    /// An operand, read where it lies.
+    /// An operand, read in place.
     pub(crate) fn input(&self, index: usize) -> Result<Operand<'c>> {
         let mut value = ptr::null();
         // SAFETY: the context is alive; a pointer is written.
@@ -64,23 +64,23 @@ impl<'c> Context<'c> {
         let size = shape.elements();
         use sys::ONNXTensorElementDataType as Type;
         match element {
-            // SAFETY: ONNX Runtime keeps so many numbers of this type there, unchanged while the kernel runs.
-            Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Ok(Operand::Floats(shape, unsafe { numbers(data, size) })),
+            // SAFETY: ONNX Runtime keeps that many elements of this type there, unchanged while the kernel runs.
+            Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Ok(Operand::F32(shape, unsafe { elements(data, size) })),
             // SAFETY: as above.
-            Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Ok(Operand::Integers(shape, unsafe { numbers(data, size) })),
+            Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Ok(Operand::I32(shape, unsafe { elements(data, size) })),
             _ => Err(Error::new(format!("operand {index}: expected fp32 or int32, got {element:?}"))),
         }
     }
 
-    /// A result's buffer.
+    /// The buffer of a result of fp32.
     pub(crate) fn output(&self, index: usize, shape: Shape, operands: &[Operand<'_>]) -> Result<&'c mut [f32]> {
-        let mut sizes = [0_i64; MOST_AXES];
+        let mut sizes = [0_i64; MAX_AXES];
         let rank = shape.sizes().len();
         for (to, size) in sizes.iter_mut().zip(shape.sizes()) {
             *to = *size as i64;
         }
         let (mut value, mut data) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the context is alive, the shape has so many sizes; pointers are written.
+        // SAFETY: the context is alive, and the array holds `rank` sizes; pointers are written.
         unsafe {
             let api = ort::api();
             checked((api.KernelContext_GetOutput)(self.pointer, index, sizes.as_ptr(), rank, &mut value))?;
@@ -88,20 +88,25 @@ impl<'c> Context<'c> {
         }
         let start = data.addr();
         let end = start + shape.elements() * size_of::<f32>();
-        // Who binds its own memory may bind the same twice; a kernel reads operands after it has begun to write.
+        // A caller that binds its own memory may bind the same memory twice, but a kernel reads operands after it has
+        // begun to write results.
         let overlaps = operands.iter().any(|operand| match operand {
             Operand::Absent => false,
-            Operand::Floats(_, values) => overlap(start, end, values),
-            Operand::Integers(_, values) => overlap(start, end, values),
+            Operand::F32(_, values) => overlap(start, end, values),
+            Operand::I32(_, values) => overlap(start, end, values),
+            // Nothing is known of the memory of any other type.
+            _ => true,
         });
         if overlaps {
-            return Err(Error::new(format!("result {index}: expected memory of its own, got that of an operand")));
+            return Err(Error::new(format!(
+                "result {index}: expected memory of its own, got memory of an operand; bind separate memory"
+            )));
         }
         if shape.elements() == 0 {
             return Ok(&mut []);
         }
-        // SAFETY: ONNX Runtime keeps room for so many numbers there, and nothing else refers to it while the kernel
-        // runs: it is no operand, and each result is asked for once.
+        // SAFETY: ONNX Runtime keeps memory for that many elements there, and nothing else refers to it while the kernel
+        // runs: it is not an operand's, and each result is requested once.
         Ok(unsafe { slice::from_raw_parts_mut(data.cast(), shape.elements()) })
     }
 }
@@ -112,12 +117,12 @@ fn overlap<T>(start: usize, end: usize, values: &[T]) -> bool {
 }
 
 /// # Safety
-/// `data` points to `size` numbers that live and stay as they are for `'a`; where there are none it may be null.
-unsafe fn numbers<'a, T>(data: *mut c_void, size: usize) -> &'a [T] {
+/// `data` points to `size` elements that live and stay unchanged for `'a`; it may be null if there are none.
+unsafe fn elements<'a, T>(data: *mut c_void, size: usize) -> &'a [T] {
     if size == 0 {
         return &[];
     }
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller guarantees it.
     unsafe { slice::from_raw_parts(data.cast(), size) }
 }
 
@@ -126,23 +131,23 @@ fn describe(value: *const sys::OrtValue) -> Result<(sys::ONNXTensorElementDataTy
     let api = ort::api();
     let mut info = ptr::null_mut();
     let mut element = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-    let (mut rank, mut sizes) = (0, [0_i64; MOST_AXES]);
-    // SAFETY: the value is alive; the info is made here and released here, and no more sizes are written than fit.
+    let (mut rank, mut sizes) = (0, [0_i64; MAX_AXES]);
+    // SAFETY: the value is alive; the info is created and released here, and no more sizes are written than fit.
     let described = unsafe {
         checked((api.GetTensorTypeAndShape)(value, &mut info))?;
         let described = checked((api.GetTensorElementType)(info, &mut element))
             .and_then(|()| checked((api.GetDimensionsCount)(info, &mut rank)))
-            .and_then(|()| checked((api.GetDimensions)(info, sizes.as_mut_ptr(), rank.min(MOST_AXES))));
+            .and_then(|()| checked((api.GetDimensions)(info, sizes.as_mut_ptr(), rank.min(MAX_AXES))));
         (api.ReleaseTensorTypeAndShapeInfo)(info);
         described
     };
     described?;
     let sizes = sizes.map(|size| usize::try_from(size).unwrap_or(0));
     let shape = sizes.get(..rank).and_then(Shape::new);
-    Ok((element, shape.ok_or_else(|| Error::new(format!("expected at most {MOST_AXES} axes, got {rank}")))?))
+    Ok((element, shape.ok_or_else(|| Error::new(format!("expected at most {MAX_AXES} axes, got {rank}")))?))
 }
 
-/// A task for ONNX Runtime's threads, and whether one has panicked.
+/// A task for ONNX Runtime's threads, and whether any run of it has panicked.
 struct Shared<'t> {
     task: &'t (dyn Fn(usize) + Sync),
     panicked: AtomicBool,
@@ -150,7 +155,7 @@ struct Shared<'t> {
 
 impl Pool for Context<'_> {
     fn threads(&self) -> usize {
-        // ONNX Runtime does not say how many it has.
+        // ONNX Runtime does not tell how many threads it has.
         static THREADS: OnceLock<usize> = OnceLock::new();
         *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
     }
@@ -161,10 +166,10 @@ impl Pool for Context<'_> {
             return Ok(());
         }
         let shared = Shared { task, panicked: AtomicBool::new(false) };
-        // SAFETY: the context is alive, and so is what is shared: the call returns when all tasks have ended.
+        // SAFETY: the context and `shared` are alive: the call returns when all tasks have ended.
         let status = unsafe {
             let user = ptr::from_ref(&shared).cast_mut().cast();
-            checked((ort::api().KernelContext_ParallelFor)(self.pointer, one, tasks, 0, user))
+            checked((ort::api().KernelContext_ParallelFor)(self.pointer, run_task, tasks, 0, user))
         };
         status.map_err(|error| KernelError::new("threads", error.to_string()))?;
         match shared.panicked.load(Ordering::Relaxed) {
@@ -175,8 +180,8 @@ impl Pool for Context<'_> {
 }
 
 /// Runs one task on one of ONNX Runtime's threads.
-extern "C" fn one(user: *mut c_void, number: usize) {
-    // SAFETY: `Pool::run` hands in a reference that lives until all tasks have ended.
+extern "C" fn run_task(user: *mut c_void, number: usize) {
+    // SAFETY: `Pool::run` passes a reference that lives until all tasks have ended.
     let shared = unsafe { &*user.cast_const().cast::<Shared<'_>>() };
     if catch_unwind(AssertUnwindSafe(|| (shared.task)(number))).is_err() {
         shared.panicked.store(true, Ordering::Relaxed);

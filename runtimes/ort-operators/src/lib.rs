@@ -1,23 +1,23 @@
 //! densessm's kernels as custom operators of ONNX Runtime, for a session of this process or for a shared library.
 //!
-//! The one design decision: `ort`'s operator trait registers them, but a call reads its operands through ONNX
-//! Runtime's own interface, without `ort`'s values: those take memory for every operand of every call, and a step of
-//! fifty layers has two thousand of them.
+//! `ort`'s operator trait registers the operators, as their schemas describe them. A call reads its operands through
+//! ONNX Runtime's own interface and not through `ort`'s values, which allocate memory for every operand of every call:
+//! a step of fifty layers has two thousand of them.
 
 mod context;
 mod operator;
 
-use densessm_kernels::OPERATORS;
+use densessm_kernels::cpu;
 use densessm_proto::operators::DOMAIN;
 use operator::KernelOperator;
 use ort::operator::OperatorDomain;
 
-/// The domain `ai.densessm` with all its operators, for `SessionBuilder::with_operators`.
+/// Makes the domain `ai.densessm` with all operators, for `SessionBuilder::with_operators`.
 ///
 /// # Errors
-/// When ONNX Runtime does not take an operator.
+/// When ONNX Runtime rejects an operator.
 pub fn domain() -> ort::Result<OperatorDomain> {
-    OPERATORS
+    cpu::KERNELS
         .into_iter()
-        .try_fold(OperatorDomain::new(DOMAIN)?, |domain, definition| domain.add(KernelOperator { definition }))
+        .try_fold(OperatorDomain::new(DOMAIN)?, |domain, kernel| domain.add(KernelOperator::new(kernel)?))
 }

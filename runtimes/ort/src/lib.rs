@@ -1,18 +1,22 @@
-//! Bundles on ONNX Runtime.
+//! ONNX Runtime as a runtime of bundles.
 //!
-//! The one design decision: a step binds nothing. A sequence's states lie in two sets of tensors; one binding reads the
-//! first and writes the second, another the other way round, and they take turns. So a token costs no copy and no
-//! lookup of names, and a call that fails has not touched the states it read.
+//! The states of a batch are kept in two sets of tensors on the device. One binding reads the first set and writes the
+//! second, another does the reverse, and steps alternate between them. So a step copies no state and looks up no names,
+//! and a call that fails has not touched the states that it read. Sequences join and leave a batch within that memory.
 
+mod binding;
+mod cuda;
+mod device;
+mod error;
 mod library;
+mod memory;
 mod model;
 mod probe;
 mod roofline;
+mod runtime;
 mod session;
 mod states;
 mod weights;
 
 pub use library::library;
-pub use probe::probe;
-pub use roofline::time_product;
-pub use session::{availability, load};
+pub use runtime::OrtRuntime;

@@ -1,6 +1,6 @@
-//! Finding ONNX Runtime's library: nothing is linked, nothing is downloaded.
+//! Finding and loading ONNX Runtime's shared library: nothing is linked, nothing is downloaded.
 
-use densessm_session::Error;
+use densessm_session::{Device, Error, RuntimeId, RuntimeInfo, Unusable, UnusableReason, Version};
 use ort::environment::Environment;
 use std::{
     ffi::{CStr, OsString},
@@ -10,13 +10,13 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-/// The variable that names the library outright.
+/// The environment variable that names the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
-/// The oldest ONNX Runtime whose interface this build speaks.
-const OLDEST: [u32; 2] = [1, 22];
-/// The variables that tell the system's loader where else to look.
+/// The oldest ONNX Runtime whose interface this build can use.
+const OLDEST: Version = Version::new(1, 22, 0);
+/// The environment variables of the system's loader.
 const LOADER: [&str; 3] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"];
-/// Where systems keep libraries.
+/// The system's library folders.
 const SYSTEM: [&str; 6] = [
     "/usr/local/lib",
     "/usr/lib/x86_64-linux-gnu",
@@ -30,20 +30,29 @@ const SYSTEM: [&str; 6] = [
 pub(crate) struct Loaded {
     pub(crate) environment: Environment,
     pub(crate) path: PathBuf,
-    pub(crate) version: String,
+    pub(crate) version: Version,
 }
 
-/// Where ONNX Runtime's library is: what `ORT_DYLIB_PATH` names, else beside the executable, else in the packages of the
-/// active Python environment or of the Python on the path, else where the system's loader looks.
+impl Loaded {
+    pub(crate) fn info(&self, device: Device) -> RuntimeInfo {
+        RuntimeInfo::from_library(RuntimeId::Ort, self.version, device, self.path.clone())
+    }
+}
+
+/// Finds ONNX Runtime's library: the file that `ORT_DYLIB_PATH` names; without it beside the executable, then in the
+/// packages of the active Python environment or of the Python on the path, then in the folders of the system's loader.
 ///
 /// # Errors
 /// When `ORT_DYLIB_PATH` names no file, or no library is found.
 pub fn library() -> Result<PathBuf, Error> {
+    find().map_err(|reason| Unusable::new(RuntimeId::Ort, Device::CPU, reason).into())
+}
+
+fn find() -> Result<PathBuf, UnusableReason> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        // What was asked for by name is not silently replaced by something else.
-        let missing = || unusable(format!("{VARIABLE}: no file at {}", path.display()));
-        return if path.is_file() { Ok(path) } else { Err(missing()) };
+        // A library that was named explicitly is not silently replaced by another one.
+        return if path.is_file() { Ok(path) } else { Err(UnusableReason::NoSuchFile { variable: VARIABLE, path }) };
     }
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let loader = LOADER.iter().filter_map(std::env::var_os);
@@ -51,19 +60,12 @@ pub fn library() -> Result<PathBuf, Error> {
     let system = loader.into_iter().chain(SYSTEM.map(PathBuf::from)).filter(|folder| folder.is_absolute());
     let found =
         beside.as_deref().and_then(newest_in).or_else(|| pythons().find_map(|python| newest_in(&package(&python)?)));
-    found.or_else(|| system.into_iter().find_map(|folder| newest_in(&folder))).ok_or_else(|| {
-        unusable(format!(
-            "library not found in {VARIABLE}, beside the executable, in Python's packages or the system's; \
-             `pip install onnxruntime`, or set {VARIABLE} to libonnxruntime"
-        ))
-    })
+    found
+        .or_else(|| system.into_iter().find_map(|folder| newest_in(&folder)))
+        .ok_or(UnusableReason::LibraryNotFound { variable: VARIABLE, install: "pip install onnxruntime" })
 }
 
-fn unusable(problem: String) -> Error {
-    Error::Unusable { what: "ONNX Runtime".to_owned(), problem }
-}
-
-/// The Pythons to ask, that of the active environment first.
+/// The Python interpreters to query, that of the active environment first.
 fn pythons() -> impl Iterator<Item = OsString> {
     let environment = std::env::var_os("VIRTUAL_ENV").filter(|root| !root.is_empty()).map(PathBuf::from);
     let active = environment
@@ -73,8 +75,8 @@ fn pythons() -> impl Iterator<Item = OsString> {
     active.map(PathBuf::into_os_string).chain(["python3".into(), "python".into()])
 }
 
-/// The folder of a Python's `onnxruntime` package that holds the library. Python is asked where it is, not to import
-/// it; and not to look in the working directory, from which nothing may be loaded.
+/// The folder of a Python's `onnxruntime` package that contains the library. Python looks the package up without
+/// importing it, and not in the working directory, from which nothing may be loaded.
 fn package(python: &OsString) -> Option<PathBuf> {
     let script = "import sys; sys.path = [p for p in sys.path if p]; import importlib.util as u; \
                   s = u.find_spec('onnxruntime'); print(s.submodule_search_locations[0] if s else '')";
@@ -84,7 +86,7 @@ fn package(python: &OsString) -> Option<PathBuf> {
     (!package.is_empty()).then(|| Path::new(package).join("capi"))
 }
 
-/// The library in a folder, the plain name before versioned ones, the newest of those first.
+/// The library in a folder: the plain name is preferred to versioned ones, and the newest of those to the others.
 fn newest_in(folder: &Path) -> Option<PathBuf> {
     let names = fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let names = names.filter_map(|name| Some((version_in(&name)?, name)));
@@ -92,7 +94,7 @@ fn newest_in(folder: &Path) -> Option<PathBuf> {
     Some(folder.join(name))
 }
 
-/// The numbers in the name of ONNX Runtime's library (none in its plain name); nothing if it is another file's name.
+/// The version numbers in the name of ONNX Runtime's library, empty for its plain name; none for any other file.
 fn version_in(name: &str) -> Option<Vec<u32>> {
     let numbers = match name {
         "libonnxruntime.so" | "libonnxruntime.dylib" | "onnxruntime.dll" => return Some(Vec::new()),
@@ -105,37 +107,37 @@ fn version_in(name: &str) -> Option<Vec<u32>> {
 }
 
 /// Loads ONNX Runtime, once for the whole process.
-pub(crate) fn loaded() -> Result<&'static Loaded, Error> {
+pub(crate) fn loaded() -> Result<&'static Loaded, UnusableReason> {
     static LOADED: OnceLock<Loaded> = OnceLock::new();
-    // There may be one environment in a process: whoever comes second waits for the first one's.
+    // A process may have one environment only: a second caller waits for the first one's.
     static LOADING: Mutex<()> = Mutex::new(());
     let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = LOADED.get() {
         return Ok(loaded);
     }
-    let path = library()?;
-    let problem = |problem: String| unusable(format!("{}: {problem}", path.display()));
-    let version = version(&path).map_err(problem)?;
-    let numbers: Vec<u32> = version.split('.').map_while(|number| number.parse().ok()).collect();
-    if numbers[..] < OLDEST[..] {
-        let [major, minor] = OLDEST;
-        return Err(problem(format!("expected version {major}.{minor} or newer, got {version}")));
+    let path = find()?;
+    let broken = |problem: String| UnusableReason::BrokenLibrary { path: path.clone(), problem };
+    let text = version(&path).map_err(broken)?;
+    let unreadable = || broken(format!("expected a version number, got `{text}`"));
+    let version = Version::parse(&text).ok_or_else(unreadable)?;
+    if version < OLDEST {
+        return Err(UnusableReason::TooOld { path, found: version, oldest: OLDEST });
     }
     let environment = ort::init_from(&path)
         .map_err(|error| error.to_string())
         .and_then(|builder| builder.with_telemetry(false).build().map_err(|error| error.to_string()))
-        .map_err(problem)?;
+        .map_err(broken)?;
     Ok(LOADED.get_or_init(|| Loaded { environment, path: path.clone(), version }))
 }
 
-/// The version of a library, asked before anything else is: its interface differs from version to version.
+/// The version of a library, which is read first: the rest of its interface depends on it.
 fn version(path: &Path) -> Result<String, String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
-    // SAFETY: loading ONNX Runtime runs its initializers, which is what the user asked for.
+    // SAFETY: loading a library runs its initializers; this one is where the user or the system keeps ONNX Runtime.
     let library = unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())?;
     // SAFETY: a library that exports this name is ONNX Runtime, whose header declares it so.
     let base: libloading::Symbol<'_, GetApiBase> = unsafe { library.get(b"OrtGetApiBase\0") }
-        .map_err(|_| "no ONNX Runtime: it has no OrtGetApiBase".to_owned())?;
+        .map_err(|_| "not ONNX Runtime: it has no OrtGetApiBase".to_owned())?;
     // SAFETY: the function takes nothing and returns a static table, whose first entries never change.
     let version = unsafe {
         let base = base();
@@ -145,7 +147,7 @@ fn version(path: &Path) -> Result<String, String> {
         CStr::from_ptr(((*base).GetVersionString)())
     };
     let version = version.to_string_lossy().into_owned();
-    // Unloading it while it may have started threads is not safe; it is about to be used anyway.
+    // Unloading a library that may have started threads is not sound; and it is about to be used.
     std::mem::forget(library);
     Ok(version)
 }

@@ -1,7 +1,9 @@
 //! The calls of a bundle's two graphs.
 
 use crate::{
-    session::failed,
+    binding::Binding,
+    error::failed,
+    memory::{Block, Memory},
     states::{OrtStates, Step},
     weights::Weights,
 };
@@ -10,17 +12,16 @@ use densessm_proto::{
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, SEQUENCE_LENGTHS},
 };
 use densessm_session::{
-    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, Values, inputs,
+    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, States, StatesError, TokenBatch, Values,
+    inputs,
 };
 use ort::{
-    AsPointer,
     memory::Allocator,
-    session::{IoBinding, Session, SessionInputValue},
+    session::{Session, SessionInputValue},
     value::{DynValue, Tensor, TensorElementType},
 };
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    ptr,
+    collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
@@ -31,12 +32,12 @@ pub(crate) struct OrtModel {
     parallel: Option<Session>,
     recurrent: Option<Session>,
     layout: Arc<Vec<StateTensor>>,
-    /// Where states live.
-    allocator: Arc<Mutex<Allocator>>,
+    /// Where states are kept.
+    memory: Arc<Memory>,
     /// The logits of the last prefill.
     prefilled: Tensor<f32>,
-    /// The logits of the last step, by batch size: steps of all states of a size are bound to the same.
-    stepped: BTreeMap<usize, Tensor<f32>>,
+    /// The logits of the last step, `[batch, 1, vocabulary]`: steps of all states are bound to its first rows.
+    stepped: Arc<Block>,
     /// What the sessions read; dropped after them.
     weights: Option<Arc<Weights>>,
 }
@@ -51,8 +52,10 @@ impl OrtModel {
         weights: Option<Arc<Weights>>,
     ) -> Result<Self, Error> {
         let layout = Arc::new(bundle.states());
+        let memory = Arc::new(Memory::new(allocator)?);
         let prefilled = host_tensor(&[1]).map_err(failed("allocating logits"))?;
-        Ok(Self { bundle, info, parallel, recurrent, layout, allocator, prefilled, stepped: BTreeMap::new(), weights })
+        let stepped = Arc::new(logits_block(&bundle, 0)?);
+        Ok(Self { bundle, info, parallel, recurrent, layout, memory, prefilled, stepped, weights })
     }
 
     fn vocabulary(&self) -> usize {
@@ -65,83 +68,72 @@ impl OrtModel {
             let problem = format!("expected {} rows as the states have, got {rows}", states.batch());
             return Err(Error::Input { name: INPUT_IDS.to_owned(), problem });
         }
+        if rows == 0 {
+            return Err(StatesError::Empty.into());
+        }
         inputs::check_tokens(&self.bundle, tokens)
     }
 
     fn not_loaded(&self, kind: GraphKind) -> Error {
-        let problem = "this graph was not loaded".to_owned();
-        self.bundle.graph_path(kind).err().unwrap_or(Error::Input { name: kind.to_string(), problem })
+        self.bundle.graph_path(kind).err().unwrap_or(Error::NotLoaded { graph: kind })
     }
+
+    /// Allocates memory for the logits of a step, if there is less.
+    fn reserve_logits(&mut self, batch: usize) -> Result<(), Error> {
+        let capacity = self.stepped.capacity();
+        if batch > capacity {
+            // Steps that are bound to the previous block keep it, and are bound anew when they are run next.
+            let capacity = batch.max(capacity + capacity / 2);
+            self.stepped = Arc::new(logits_block(&self.bundle, capacity)?);
+        }
+        Ok(())
+    }
+}
+
+fn logits_block(bundle: &Bundle, capacity: usize) -> Result<Block, Error> {
+    Block::on_host(capacity, &[1, bundle.architecture().vocab_size()]).map_err(failed("allocating logits"))
 }
 
 fn host_tensor<T: ort::value::PrimitiveTensorElementType + std::fmt::Debug>(shape: &[usize]) -> ort::Result<Tensor<T>> {
     Tensor::new(&Allocator::default(), shape.iter().map(|&size| size as i64).collect::<Vec<_>>())
 }
 
-/// Runs what is bound and waits for it. `Session::run_binding` would also wrap each output in a value of its own, for
-/// every step anew; here they are bound to tensors that are at hand.
-fn run_bound(session: &mut Session, binding: &IoBinding) -> ort::Result<()> {
-    // SAFETY: both pointers are those of living objects, options may be null, and the binding is of this very session,
-    // which is borrowed mutably: nothing else runs it now.
-    let status = unsafe { (ort::api().RunWithBinding)(session.ptr_mut(), ptr::null(), binding.ptr()) };
-    // SAFETY: the status was just returned, and is handed over here and nowhere else.
-    unsafe { ort::Error::result_from_status(status) }?;
-    binding.synchronize_outputs()
-}
-
-/// Binds the states' inputs to one set and their outputs to the other.
-fn bind_states(
-    binding: &mut IoBinding,
-    layout: &[StateTensor],
-    states: &mut OrtStates,
-    from: usize,
-) -> ort::Result<()> {
-    for (state, tensor) in layout.iter().zip(states.set(from)) {
-        binding.bind_input(state.past.as_str(), tensor)?;
-    }
-    for (state, tensor) in layout.iter().zip(states.set(1 - from)) {
-        binding.bind_output(state.present.as_str(), tensor)?;
-    }
-    Ok(())
-}
-
 impl Step {
     fn bind(
         session: &Session,
-        layout: &Arc<Vec<StateTensor>>,
-        states: &mut OrtStates,
+        states: &OrtStates,
+        batch: usize,
         counts: bool,
-        logits: &mut Tensor<f32>,
+        logits: &Arc<Block>,
         weights: Option<Arc<Weights>>,
     ) -> ort::Result<Self> {
-        let batch = states.batch();
         let (tokens, past_length) = (host_tensor(&[batch, 1])?, host_tensor(&[batch])?);
-        let mut direction = |from: usize| {
-            let mut binding = session.create_binding()?;
-            binding.bind_input(INPUT_IDS, &tokens)?;
+        let direction = |from: usize| {
+            let mut binding = Binding::new(session)?;
+            binding.input(INPUT_IDS, &tokens)?;
             if counts {
-                binding.bind_input(PAST_LENGTH, &past_length)?;
+                binding.input(PAST_LENGTH, &past_length)?;
             }
-            bind_states(&mut binding, layout, states, from)?;
-            binding.bind_output(LOGITS, &mut *logits)?;
+            states.bind(&mut binding, from)?;
+            binding.output_rows(LOGITS, logits, batch)?;
             Ok::<_, ort::Error>(binding)
         };
         let directions = [direction(0)?, direction(1)?];
-        Ok(Self { model: Arc::clone(layout), directions, tokens, past_length, _weights: weights })
+        Ok(Self { batch, directions, tokens, past_length, logits: Arc::clone(logits), _weights: weights })
     }
 
-    /// Puts the call's integers where one direction's binding reads them.
+    /// Writes the call's integers to where one direction's binding reads them.
     fn feed(&mut self, from: usize, device: Device, tokens: &[i64], past: Option<&[i64]>) -> ort::Result<()> {
-        self.tokens.extract_tensor_mut().1.copy_from_slice(tokens);
+        self.tokens.try_extract_tensor_mut()?.1.copy_from_slice(tokens);
         if let Some(past) = past {
-            self.past_length.extract_tensor_mut().1.copy_from_slice(past);
+            self.past_length.try_extract_tensor_mut()?.1.copy_from_slice(past);
         }
-        // Bound on the processor is read in place; bound on a card was copied there, once, when it was bound.
-        if device != Device::Cpu {
+        // What is bound on the CPU is read in place; what is bound on a GPU was copied there when it was bound.
+        if !device.is_cpu() {
             let binding = &mut self.directions[from];
-            binding.bind_input(INPUT_IDS, &self.tokens)?;
+            binding.input(INPUT_IDS, &self.tokens)?;
             if past.is_some() {
-                binding.bind_input(PAST_LENGTH, &self.past_length)?;
+                binding.input(PAST_LENGTH, &self.past_length)?;
             }
         }
         Ok(())
@@ -158,14 +150,14 @@ impl Model for OrtModel {
     }
 
     fn initial_states(&mut self, batch: usize) -> Result<States, Error> {
-        let store = OrtStates::zeros(Arc::clone(&self.layout), Arc::clone(&self.allocator), batch)?;
+        let store = OrtStates::zeros(Arc::clone(&self.layout), Arc::clone(&self.memory), batch)?;
         Ok(States::new(&self.bundle, Box::new(store), vec![0; batch]))
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<States, Error> {
         snapshot.check(&self.bundle)?;
-        let (layout, allocator) = (Arc::clone(&self.layout), Arc::clone(&self.allocator));
-        let store = OrtStates::from_host(layout, allocator, snapshot.batch(), snapshot.tensors())?;
+        let (layout, memory) = (Arc::clone(&self.layout), Arc::clone(&self.memory));
+        let store = OrtStates::from_host(layout, memory, snapshot.batch(), snapshot.tensors())?;
         Ok(States::new(&self.bundle, Box::new(store), snapshot.lengths().to_vec()))
     }
 
@@ -177,55 +169,54 @@ impl Model for OrtModel {
         let Some(session) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
         let counts = self.bundle.architecture().counts_positions();
         let store = states.store::<OrtStates>(&self.bundle)?;
-        let (from, _) = store.current();
+        let from = store.current();
         let mut run = || -> ort::Result<Tensor<f32>> {
             let lengths: Vec<i32> = tokens.lengths().iter().map(|&length| length as i32).collect();
             let mut logits = host_tensor(&[batch, positions, vocabulary])?;
-            let mut binding = session.create_binding()?;
-            binding.bind_input(INPUT_IDS, &Tensor::from_array(([batch, width], tokens.ids().to_vec()))?)?;
-            binding.bind_input(SEQUENCE_LENGTHS, &Tensor::from_array(([batch], lengths))?)?;
+            let mut binding = Binding::new(session)?;
+            binding.input(INPUT_IDS, &Tensor::from_array(([batch, width], tokens.ids().to_vec()))?)?;
+            binding.input(SEQUENCE_LENGTHS, &Tensor::from_array(([batch], lengths))?)?;
             if counts {
-                binding.bind_input(PAST_LENGTH, &Tensor::from_array(([batch], past.clone()))?)?;
+                binding.input(PAST_LENGTH, &Tensor::from_array(([batch], past.clone()))?)?;
             }
-            bind_states(&mut binding, &self.layout, store, from)?;
-            binding.bind_output(LOGITS, &mut logits)?;
-            run_bound(session, &binding)?;
+            store.bind(&mut binding, from)?;
+            binding.output(LOGITS, &mut logits)?;
+            // SAFETY: the binding is this session's. Its blocks belong to the states, which are borrowed mutably until
+            // the run is over.
+            unsafe { binding.run(session) }?;
             Ok(logits)
         };
         self.prefilled = run().map_err(failed("the parallel graph"))?;
-        store.turn();
+        store.swap();
         states.advance(tokens.lengths().iter().copied());
-        Ok(Logits { positions, vocabulary, values: self.prefilled.extract_tensor().1 })
+        let values = self.prefilled.try_extract_tensor().map_err(failed("reading logits"))?.1;
+        Ok(Logits { positions, vocabulary, values })
     }
 
     fn step(&mut self, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
         self.check(tokens, tokens.len(), states)?;
+        self.reserve_logits(tokens.len())?;
         let (batch, vocabulary) = (tokens.len(), self.vocabulary());
         let counts = self.bundle.architecture().counts_positions();
         let Some(session) = &mut self.recurrent else { return Err(self.not_loaded(GraphKind::Recurrent)) };
-        let logits = match self.stepped.entry(batch) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                new.insert(host_tensor(&[batch, 1, vocabulary]).map_err(failed("allocating logits"))?)
-            }
-        };
         let past: Vec<i64> = states.lengths().to_vec();
         let store = states.store::<OrtStates>(&self.bundle)?;
-        let bound = store.step.take().filter(|step| Arc::ptr_eq(&step.model, &self.layout));
-        let mut step = match bound {
+        let mut step = match store.take_step(&self.stepped) {
             Some(step) => step,
-            None => Step::bind(session, &self.layout, store, counts, logits, self.weights.clone())
+            None => Step::bind(session, store, batch, counts, &self.stepped, self.weights.clone())
                 .map_err(failed("binding a step"))?,
         };
-        let (from, _) = store.current();
-        let run = step
-            .feed(from, self.info.device, tokens, counts.then_some(&past))
-            .and_then(|()| run_bound(session, &step.directions[from]));
-        store.step = Some(step);
+        let from = store.current();
+        let run = step.feed(from, self.info.device, tokens, counts.then_some(&past)).and_then(|()| {
+            // SAFETY: the step's logits are this model's, so it was bound to this session. Its other blocks belong to the
+            // states; both model and states are borrowed mutably until the run is over.
+            unsafe { step.directions[from].run(session) }
+        });
+        store.keep_step(step);
         run.map_err(failed("the recurrent graph"))?;
-        store.turn();
+        store.swap();
         states.advance(tokens.iter().map(|_| 1));
-        Ok(Logits { positions: 1, vocabulary, values: logits.extract_tensor().1 })
+        Ok(Logits { positions: 1, vocabulary, values: &self.stepped.host()?[..batch * vocabulary] })
     }
 
     fn run(

@@ -1,20 +1,20 @@
-//! A graph whose inner values are outputs, as a session of its own.
+//! A graph that returns its inner values, as a session of its own.
 
 use crate::{
-    library,
+    device::{providers, usable},
+    error::failed,
     model::{host, value},
-    session::{failed, providers, usable},
 };
-use densessm_proto::{GraphKind, onnx::ModelProto};
-use densessm_session::{Bundle, Device, Error, HostTensor, Probe, expose, inputs};
+use densessm_proto::GraphKind;
+use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs, onnx::OnnxFile};
 use ort::{
     logging::LogLevel,
     session::{Session, SessionInputValue},
 };
 use prost::Message;
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
-/// Where a model that comes from memory has its weights.
+/// The session option that names the folder of the weights of a model that is loaded from memory.
 const WEIGHTS: &str = "session.model_external_initializers_file_folder_path";
 
 struct OrtProbe {
@@ -23,30 +23,29 @@ struct OrtProbe {
     session: Session,
 }
 
-/// Loads a graph of a bundle on a device, with those values of `names` that it has as outputs.
-///
-/// # Errors
-/// When ONNX Runtime or the device cannot be used or does not take the graph.
-pub fn probe(bundle: &Bundle, device: Device, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
-    let loaded = library::loaded()?;
-    usable(device)?;
-    let path = bundle.graph_path(kind)?;
-    let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
-    let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
-    let mut model = ModelProto::decode(&*bytes).map_err(|error| broken(format!("not an ONNX model: {error}")))?;
-    let Some(graph) = &mut model.graph else { return Err(broken("the model holds no graph".to_owned())) };
-    expose(graph, names);
+/// Loads a graph of a bundle with inner values as outputs; see
+/// [`Runtime::probe`](densessm_session::Runtime::probe).
+pub(crate) fn probe(
+    bundle: &Bundle,
+    kind: GraphKind,
+    device: Device,
+    names: &[String],
+) -> Result<Box<dyn Probe>, Error> {
+    let loaded = usable(device)?;
+    let mut file = OnnxFile::of_bundle(bundle, kind)?;
+    file.expose(names);
+    let model = file.into_model().encode_to_vec();
     let open = || -> ort::Result<Session> {
         let mut builder = Session::builder(&loaded.environment)?
             .with_log_level(LogLevel::Error)?
             .with_execution_providers(providers(device))?;
-        if device == Device::Cpu {
+        if device.is_cpu() {
             builder = builder.with_operators(densessm_ort_operators::domain()?)?;
         }
         let mut builder = builder.with_config_entry(WEIGHTS, bundle.dir().to_string_lossy())?;
-        builder.commit_from_memory(&model.encode_to_vec())
+        builder.commit_from_memory(&model)
     };
-    let session = open().map_err(failed("looking into a graph"))?;
+    let session = open().map_err(failed("probing a graph"))?;
     Ok(Box::new(OrtProbe { bundle: bundle.clone(), kind, session }))
 }
 
@@ -61,6 +60,6 @@ impl Probe for OrtProbe {
             let outputs = self.session.run(inputs)?;
             outputs.iter().map(|(name, value)| Ok((name.to_owned(), host(&value)?))).collect()
         };
-        run().map_err(failed("looking into a graph"))
+        run().map_err(failed("probing a graph"))
     }
 }

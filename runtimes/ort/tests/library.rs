@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(target_os = "linux")]
 
-use densessm_ort::{availability, library};
-use densessm_session::{Availability, Device};
+use densessm_ort::{OrtRuntime, library};
+use densessm_session::{Device, Runtime, RuntimeId, Unusable, UnusableReason, Version};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -19,7 +19,8 @@ const ANSWER: &str = "DENSESSM_TEST_ANSWER";
 #[ignore = "the other tests run it, in environments of their own"]
 fn answer() {
     let found = library().map_err(|error| error.to_string());
-    let (Availability::Usable(usable) | Availability::Unusable(usable)) = availability(Device::Cpu);
+    let availability = OrtRuntime.availability(Device::CPU);
+    let usable = availability.map_or_else(|unusable| unusable.to_string(), |info| info.to_string());
     let found = found.map_or_else(|error| error, |path| path.display().to_string());
     fs::write(std::env::var_os(ANSWER).unwrap(), format!("{found}\n{usable}")).unwrap();
 }
@@ -56,7 +57,8 @@ fn a_variable_that_names_no_library_is_an_error_whatever_else_there_is() {
     let packages = folder.path().join("packages");
     write(packages.join("libonnxruntime.so"), "");
     let [found, usable] = ask(folder.path(), &[("ORT_DYLIB_PATH", &nowhere), ("LD_LIBRARY_PATH", &packages)]);
-    assert_eq!(found, format!("ONNX Runtime: ORT_DYLIB_PATH: no file at {}", nowhere.display()));
+    let missing = format!("ONNX Runtime: ORT_DYLIB_PATH: no file at {}; ", nowhere.display());
+    assert!(found.starts_with(&missing), "{found}");
     assert_eq!(usable, found);
 }
 
@@ -67,6 +69,30 @@ fn a_file_that_is_no_library_is_unusable_and_named() {
     let [found, usable] = ask(folder.path(), &[("ORT_DYLIB_PATH", &text)]);
     assert_eq!(found, text.display().to_string());
     assert!(usable.starts_with(&format!("ONNX Runtime: {found}: ")), "{usable}");
+}
+
+#[test]
+fn every_reason_states_what_to_do() {
+    let path = PathBuf::from("/opt/libonnxruntime.so");
+    let (old, oldest) = (Version::new(1, 21, 1), Version::new(1, 22, 0));
+    let library_not_found =
+        UnusableReason::LibraryNotFound { variable: "ORT_DYLIB_PATH", install: "pip install onnxruntime" };
+    for (reason, word) in [
+        (UnusableReason::NotCompiled, "cargo feature"),
+        (UnusableReason::CpuOnly, "--runtime ort"),
+        (library_not_found, "`pip install onnxruntime`"),
+        (UnusableReason::NoSuchFile { variable: "ORT_DYLIB_PATH", path: path.clone() }, "unset the variable"),
+        (UnusableReason::BrokenLibrary { path: path.clone(), problem: "truncated".to_owned() }, "ORT_DYLIB_PATH"),
+        (
+            UnusableReason::TooOld { path: path.clone(), found: old, oldest },
+            "expected version 1.22 or newer, got 1.21.1",
+        ),
+        (UnusableReason::NoProvider { library: path, version: oldest }, "onnxruntime-gpu"),
+        (UnusableReason::DeviceFailed { problem: "no driver".to_owned() }, "nvidia-smi"),
+    ] {
+        let text = Unusable::new(RuntimeId::Ort, Device::cuda(1), reason).to_string();
+        assert!(text.starts_with("ONNX Runtime on cuda:1: ") && text.contains("; ") && text.contains(word), "{text}");
+    }
 }
 
 #[test]

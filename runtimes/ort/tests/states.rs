@@ -1,15 +1,16 @@
-//! States on ONNX Runtime, call after call. What they must be is told by `Model::run`, which is fed every tensor by name
-//! and returns every tensor, and keeps nothing in between.
+//! States on ONNX Runtime, call after call. The expected values come from `Model::run`, which takes and returns every
+//! tensor by name and keeps nothing between two calls.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
+use densessm_ort::OrtRuntime;
 use densessm_proto::{
-    GraphKind, LogitsMode,
+    GraphKind, LogitsMode, Precision, Tolerance, ToleranceClass,
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH},
 };
-use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Snapshot, States, TokenBatch, Values};
+use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Runtime, Snapshot, States, TokenBatch, Values};
 use std::{
     collections::BTreeMap,
     fs,
@@ -27,14 +28,15 @@ fn golden(name: &str) -> PathBuf {
 fn exported(model: &Path) -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    let options = ExportOptions { logits: LogitsMode::All, ..ExportOptions::default() };
+    let options = ExportOptions::default().with_logits(LogitsMode::All);
     export(&Checkpoint::open(model).unwrap(), &out, &options, |_| ControlFlow::Continue(())).unwrap();
     let bundle = Bundle::open(&out).unwrap();
     (folder, bundle)
 }
 
 fn load(bundle: &Bundle) -> Box<dyn Model> {
-    densessm_ort::load(bundle, &LoadOptions::for_bundle(bundle))
+    OrtRuntime
+        .load(bundle, &LoadOptions::for_bundle(bundle))
         .unwrap_or_else(|error| panic!("{error}\n(tests/run fetches ONNX Runtime; on its own, set ORT_DYLIB_PATH)"))
 }
 
@@ -45,7 +47,7 @@ fn floats(tensor: &HostTensor) -> &[f32] {
     }
 }
 
-/// A sequence driven by naming every tensor.
+/// A sequence whose tensors are all passed by name.
 struct ByName {
     carried: BTreeMap<String, HostTensor>,
 }
@@ -67,7 +69,7 @@ impl ByName {
         floats(&logits).to_vec()
     }
 
-    /// Compares with the states kept by the room.
+    /// Compares with the states that the model keeps.
     fn assert_carried(&self, states: &States) {
         let snapshot = states.snapshot().unwrap();
         for (name, tensor) in snapshot.tensors() {
@@ -79,7 +81,7 @@ impl ByName {
     }
 }
 
-/// Some tokens that no state is indifferent to.
+/// Tokens that change every state.
 fn tokens(count: usize, seed: usize) -> Vec<i64> {
     (0..count).map(|at| ((at * 31 + seed * 17 + at * at) % 90) as i64).collect()
 }
@@ -112,7 +114,7 @@ fn calls_in_any_mix_carry_what_the_graphs_return() {
 }
 
 #[test]
-fn batches_of_different_sizes_take_turns_on_one_model() {
+fn batches_of_different_sizes_alternate_on_one_model() {
     for name in MODELS {
         let (_folder, bundle) = exported(&golden(name));
         let mut model = load(&bundle);
@@ -213,7 +215,7 @@ fn a_call_that_fails_inside_the_runtime_leaves_the_states_as_they_were() {
 }
 
 #[test]
-fn a_snapshot_restored_twice_goes_two_ways() {
+fn a_snapshot_restored_twice_gives_independent_states() {
     for name in MODELS {
         let (_folder, bundle) = exported(&golden(name));
         let mut model = load(&bundle);
@@ -230,10 +232,10 @@ fn a_snapshot_restored_twice_goes_two_ways() {
         let (joined, whole) = (Snapshot::concat(&joined).unwrap(), states.snapshot().unwrap());
         assert_eq!(joined.lengths(), [4, 2]);
         for (name, tensor) in whole.tensors() {
-            for (got, want) in floats(&joined.tensors()[name]).iter().zip(floats(tensor)) {
-                // One row alone goes through other matrix products than two together.
-                assert!((got - want).abs() <= 1e-5 * (1.0 + want.abs()), "{name}: expected {want}, got {got}");
-            }
+            // One row alone goes through other matrix products than two together.
+            let tolerance = Tolerance::of(ToleranceClass::Projection, Precision::Fp32);
+            let compared = tolerance.compare(floats(&joined.tensors()[name]), floats(tensor));
+            compared.unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 }
@@ -241,8 +243,8 @@ fn a_snapshot_restored_twice_goes_two_ways() {
 #[test]
 fn a_graph_that_was_not_loaded_is_named() {
     let (_folder, bundle) = exported(&golden(MODELS[0]));
-    let options = LoadOptions { graphs: vec![GraphKind::Recurrent], ..LoadOptions::for_bundle(&bundle) };
-    let mut model = densessm_ort::load(&bundle, &options).unwrap();
+    let options = LoadOptions::for_bundle(&bundle).with_graphs([GraphKind::Recurrent]);
+    let mut model = OrtRuntime.load(&bundle, &options).unwrap();
     let mut states = model.initial_states(1).unwrap();
     let error = model.prefill(&TokenBatch::new(&[1, 2], &[2]).unwrap(), &mut states).unwrap_err().to_string();
     assert!(error.contains("parallel") && error.contains("not loaded"), "{error}");
@@ -253,7 +255,7 @@ fn a_graph_that_was_not_loaded_is_named() {
 fn a_model_of_no_graph_or_no_thread_is_not_loaded() {
     let (_folder, bundle) = exported(&golden(MODELS[0]));
     let all = LoadOptions::for_bundle(&bundle);
-    let error = |options: LoadOptions| densessm_ort::load(&bundle, &options).err().unwrap().to_string();
-    assert_eq!(error(LoadOptions { graphs: Vec::new(), ..all.clone() }), "graphs: expected a graph to load, got none");
-    assert_eq!(error(LoadOptions { threads: Some(0), ..all }), "threads: expected at least 1, got 0");
+    let error = |options: LoadOptions| OrtRuntime.load(&bundle, &options).err().unwrap().to_string();
+    assert_eq!(error(all.clone().with_graphs([])), "graphs: expected a graph to load, got none");
+    assert_eq!(error(all.with_threads(0)), "threads: expected at least 1, got 0");
 }

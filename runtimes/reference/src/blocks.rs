@@ -1,4 +1,4 @@
-//! The blocks both models are made of.
+//! The functions that every model consists of.
 
 use crate::Real;
 use ndarray::{Array1, Array2, ArrayViewMut1, Axis};

@@ -10,14 +10,16 @@ use ndarray::{Array2, ArrayD, Axis, Ix2, s};
 use serde_json::Value;
 use std::collections::VecDeque;
 
-/// Tokens of one square of decays.
+/// Tokens of one square matrix of decays.
 pub(crate) const CHUNK: usize = 256;
+/// The fields of `config.json` that no other family has.
+pub(crate) const OWN_FIELDS: [&str; 3] = ["query_key_dim", "v_factor", "dense_block_layers"];
 
 /// The dimensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     layers: usize,
-    vocabulary: usize,
+    pub(crate) vocabulary: usize,
     hidden: usize,
     /// H.
     heads: usize,
@@ -81,10 +83,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    pub(crate) fn vocabulary(&self) -> usize {
-        self.vocabulary
     }
 
     /// Names and shapes of the states.
@@ -170,10 +168,10 @@ impl Config {
             let (q, k, v) = (q.slice(of_keys).to_owned(), k.slice(of_keys).to_owned(), v.slice(of_values).to_owned());
             let position = state.position;
             let mut o = o.slice_mut(of_values);
-            o.assign(&head(&q, &k, &v, gamma(h), state.get(l, "recurrent_state"), h));
+            o.assign(&head(&q, &k, &v, state.get(l, "recurrent_state"), h));
             for (t, mut o) in o.outer_iter_mut().enumerate() {
-                // o_t / sqrt(s_t), s_t = (1 - γ^(t+1)) / (1 - γ);  then the norm of the head
-                let s = (1.0 - gamma(h).powf((position + t as i64 + 1) as f64)) / (1.0 - gamma(h));
+                // o_t / sqrt(s_t);  then the norm of the head
+                let s = normaliser(h, position + t as i64);
                 o.mapv_inplace(|o| o / F::of(s.sqrt()));
                 rms_norm_of(o, &norm, eps);
             }
@@ -185,12 +183,12 @@ impl Config {
         (out, own)
     }
 
-    /// Turns the pairs (2j, 2j+1) of each head by `p θ_j`, `θ_j = 10000^(-j/(dk/2 - 1))`.
+    /// Rotates the pairs (2j, 2j+1) of each head by `p θ_j`, `θ_j = 10000^(-j/(dk/2 - 1))`.
     fn rotate<F: Real>(&self, x: &Array2<F>, position: i64) -> Array2<F> {
         let dk = self.keys / self.heads;
         let last = (dk / 2).saturating_sub(1).max(1) as f64;
-        let mut turned = x.clone();
-        for (t, mut row) in turned.outer_iter_mut().enumerate() {
+        let mut rotated = x.clone();
+        for (t, mut row) in rotated.outer_iter_mut().enumerate() {
             for pair in 0..self.keys / 2 {
                 let theta = 10000_f64.powf(-((pair % (dk / 2)) as f64) / last);
                 let (sin, cos) = ((position + t as i64) as f64 * theta).sin_cos();
@@ -199,26 +197,31 @@ impl Config {
                 row[2 * pair + 1] = F::of(b * cos + a * sin);
             }
         }
-        turned
+        rotated
     }
 }
 
-/// `γ_h = 1 - 2^(-5-h)`.
-fn gamma(h: usize) -> f64 {
-    1.0 - (-5.0 - h as f64).exp2()
+/// `1 - γ_h = 2^(-5-h)`.
+fn gap(h: usize) -> f64 {
+    (-5.0 - h as f64).exp2()
+}
+
+/// `γ_h^n`, precise where `γ_h` itself rounds to 1.
+fn power(h: usize, n: f64) -> f64 {
+    (n * (-gap(h)).ln_1p()).exp()
+}
+
+/// `s_t = Σ_{i=0..t} γ_h^i = (1 - γ_h^(t+1)) / (1 - γ_h)`.
+fn normaliser(h: usize, t: i64) -> f64 {
+    let (n, gap) = ((t + 1) as f64, gap(h));
+    // All terms are 1 to the last digit; the quotient would end up as 0/0.
+    if n * gap < f64::EPSILON / 4.0 { n } else { -(n * (-gap).ln_1p()).exp_m1() / gap }
 }
 
 /// One head over a chunk: `((q kᵀ) ∘ D) v + γ^(i+1) q_i S`, and `S ← γ^T S + Σ_i γ^(T-1-i) k_iᵀ v_i`.
-fn head<F: Real>(
-    q: &Array2<F>,
-    k: &Array2<F>,
-    v: &Array2<F>,
-    gamma: f64,
-    states: &mut ArrayD<F>,
-    h: usize,
-) -> Array2<F> {
+fn head<F: Real>(q: &Array2<F>, k: &Array2<F>, v: &Array2<F>, states: &mut ArrayD<F>, h: usize) -> Array2<F> {
     let tokens = q.nrows();
-    let power = |exponent: usize| F::of(gamma.powi(exponent as i32));
+    let power = |exponent: usize| F::of(power(h, exponent as f64));
     let mut state = states.index_axis_mut(Axis(0), h);
     let carried = state.view().into_dimensionality::<Ix2>().map_or_else(|_| Array2::zeros((0, 0)), |s| s.to_owned());
 
@@ -236,4 +239,25 @@ fn head<F: Real>(
     }
     state.assign(&(carried * power(tokens) + remaining.t().dot(v)).into_dyn());
     o
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{gap, normaliser};
+
+    /// The sum itself, term by term. Of each term only what it lacks of 1 is added up, which no rounding can hide.
+    #[test]
+    fn the_normaliser_is_the_sum_that_it_stands_for_in_every_head() {
+        for h in [0, 1, 7, 20, 47, 48, 49, 50, 63, 200, 2000] {
+            // γ^i = 1 - lost_i, where lost_{i+1} = lost_i + (1 - lost_i) 2^(-5-h).
+            let (mut lost, mut lost_sum) = (0.0_f64, 0.0_f64);
+            for t in 0..5000_i64 {
+                lost_sum += lost;
+                let expected = (t + 1) as f64 - lost_sum;
+                let got = normaliser(h, t);
+                assert!((got / expected - 1.0).abs() < 1e-12, "head {h}, t = {t}: expected {expected}, got {got}");
+                lost += (1.0 - lost) * gap(h);
+            }
+        }
+    }
 }

@@ -1,8 +1,8 @@
-//! DenseMamba and DenseRetNet in plain `ndarray`, in f32 or f64: what a graph is held against.
+//! The models in plain `ndarray`, in f32 or f64: what a graph's results are compared with.
 //!
-//! The one design decision: it shares nothing with the exporter, neither code nor words. It reads `config.json` and
-//! the tensors by itself, holds them as they are, and states each equation once, for a chunk of tokens; one token is a
-//! chunk of one, and then the equations are those of the recurrence.
+//! The one design decision: it shares nothing with the exporter. It reads `config.json` and the tensors by itself, holds
+//! them as they are, and states each equation once, for a chunk of tokens; one token is a chunk of one, and then the
+//! equations are those of the recurrence.
 
 #![deny(unsafe_code)]
 
@@ -11,6 +11,9 @@ mod config;
 mod dense_mamba;
 mod dense_retnet;
 mod error;
+mod falcon_mamba;
+mod family;
+mod mamba;
 mod model;
 mod state;
 mod trace;

@@ -1,6 +1,10 @@
 //! A checkpoint to compute with.
 
-use crate::{Error, Observer, Real, State, Tensors, dense_mamba, dense_retnet, trace::ChunkTrace};
+use crate::{
+    Error, Observer, Real, State, Tensors,
+    family::{Family, Properties},
+    trace::ChunkTrace,
+};
 use ndarray::{Array1, Array2, Axis, concatenate};
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -9,13 +13,8 @@ use std::{fs, path::Path};
 #[derive(Clone, Debug)]
 pub struct Reference {
     family: Family,
+    properties: Properties,
     weights: Tensors,
-}
-
-#[derive(Clone, Debug)]
-enum Family {
-    DenseMamba(dense_mamba::Config),
-    DenseRetNet(dense_retnet::Config),
 }
 
 impl Reference {
@@ -36,34 +35,18 @@ impl Reference {
     /// # Errors
     /// Naming the field or tensor that is missing or wrong.
     pub fn new(config: &Value, weights: Tensors) -> Result<Self, Error> {
-        // The name in `model_type` is not to be trusted: published DenseRetNets say `llama`.
-        let retnet =
-            ["query_key_dim", "v_factor", "dense_block_layers"].iter().all(|field| config.get(field).is_some());
-        let family = match config["model_type"].as_str() {
-            _ if retnet => Family::DenseRetNet(dense_retnet::Config::new(config, &weights)?),
-            Some("mamba" | "dense_mamba") => Family::DenseMamba(dense_mamba::Config::new(config, &weights)?),
-            _ => {
-                let problem = format!("expected mamba, dense_mamba or a DenseRetNet, got {}", config["model_type"]);
-                return Err(Error::new("config.json: model_type", problem));
-            }
-        };
-        Ok(Self { family, weights })
+        let family = Family::new(config, &weights)?;
+        Ok(Self { properties: family.properties(), family, weights })
     }
 
     /// V: size of the vocabulary.
     pub fn vocabulary(&self) -> usize {
-        match &self.family {
-            Family::DenseMamba(model) => model.vocabulary(),
-            Family::DenseRetNet(model) => model.vocabulary(),
-        }
+        self.properties.vocabulary
     }
 
     /// The states a sequence starts from: zeros.
     pub fn initial_state<F: Real>(&self) -> State<F> {
-        State::zeros(match &self.family {
-            Family::DenseMamba(model) => model.states(),
-            Family::DenseRetNet(model) => model.states(),
-        })
+        State::zeros(self.properties.states.iter().cloned())
     }
 
     /// The parallel form: many tokens, in chunks. Returns logits `[tokens, V]` and moves the state on.
@@ -71,13 +54,9 @@ impl Reference {
     /// # Panics
     /// When a token is not in the vocabulary.
     pub fn parallel<F: Real>(&self, tokens: &[i64], state: &mut State<F>, trace: &mut dyn Observer<F>) -> Array2<F> {
-        let size = match self.family {
-            Family::DenseMamba(_) => dense_mamba::CHUNK,
-            Family::DenseRetNet(_) => dense_retnet::CHUNK,
-        };
         let mut first = 0;
         let mut logits = Vec::new();
-        for chunk in tokens.chunks(size) {
+        for chunk in tokens.chunks(self.properties.chunk) {
             logits.push(self.chunk(chunk, state, &mut ChunkTrace { trace: &mut *trace, first }));
             first += chunk.len();
         }
@@ -94,10 +73,7 @@ impl Reference {
     }
 
     fn chunk<F: Real>(&self, tokens: &[i64], state: &mut State<F>, seen: &mut ChunkTrace<'_, F>) -> Array2<F> {
-        let logits = match &self.family {
-            Family::DenseMamba(model) => model.chunk(&self.weights, tokens, state, seen),
-            Family::DenseRetNet(model) => model.chunk(&self.weights, tokens, state, seen),
-        };
+        let logits = self.family.chunk(&self.weights, tokens, state, seen);
         state.position += tokens.len() as i64;
         seen.see("logits", logits.view());
         logits

@@ -1,6 +1,7 @@
 //! The reference against PyTorch's numbers, against itself in its two forms, and against the trained checkpoints' texts.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use densessm_proto::tolerance::{REFERENCE_F32, REFERENCE_F64, REFERENCE_GOLDENS, Tolerance};
 use densessm_reference::{Real, Reference, State, Tensors};
 use ndarray::{Array2, ArrayView1, Axis, concatenate};
 use safetensors::SafeTensors;
@@ -9,13 +10,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-
-/// PyTorch computed the goldens in fp32: what that leaves of f64, relative to the largest logit.
-const GOLDEN: f64 = 2e-5;
-/// Differences of summation order.
-const F64: f64 = 1e-12;
-/// As both, in fp32: the norms of small vectors enlarge them.
-const F32: f64 = 2e-4;
 
 fn models(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(kind);
@@ -72,23 +66,21 @@ impl Golden {
 }
 
 #[track_caller]
-fn close<F: Real, G: Real>(got: &Array2<F>, expected: &Array2<G>, tolerance: f64, what: &str) {
+fn close<F: Real, G: Real>(got: &Array2<F>, expected: &Array2<G>, tolerance: Tolerance, what: &str) {
     assert_eq!(got.dim(), expected.dim(), "{what}");
-    let largest = expected.iter().fold(1.0_f64, |largest, x| largest.max(x.wide().abs()));
-    for (got, expected) in got.iter().zip(expected) {
-        let error = (got.wide() - expected.wide()).abs();
-        assert!(error <= tolerance * largest, "{what}: expected {expected}, got {got}");
-    }
+    let [got, expected] =
+        [got.iter().map(|x| x.wide()).collect::<Vec<f64>>(), expected.iter().map(|x| x.wide()).collect()];
+    tolerance.compare(&got, &expected).unwrap_or_else(|error| panic!("{what}: {error}"));
 }
 
-fn agrees<F: Real>(tolerance_of_forms: f64) {
+fn agrees<F: Real>(tolerance_of_forms: Tolerance, goldens: Tolerance) {
     for model in models("goldens").into_iter().chain(models("checkpoints")) {
         let (reference, golden) = (open(&model), Golden::open(&model));
         for (ids, expected) in golden.ids.iter().zip(&golden.logits) {
             let name = model.file_name().unwrap().display();
             let mut state = reference.initial_state::<F>();
             let parallel = reference.parallel(ids, &mut state, &mut ());
-            close(&parallel, expected, tolerance_of_forms.max(GOLDEN), &format!("{name}, parallel"));
+            close(&parallel, expected, goldens, &format!("{name}, parallel"));
 
             let mut stepped = reference.initial_state::<F>();
             let steps: Vec<_> = ids.iter().map(|&id| reference.recurrent(id, &mut stepped, &mut ())).collect();
@@ -107,7 +99,7 @@ fn agrees<F: Real>(tolerance_of_forms: f64) {
 }
 
 #[track_caller]
-fn same_state<F: Real>(got: &State<F>, expected: &State<F>, tolerance: f64, what: &str) {
+fn same_state<F: Real>(got: &State<F>, expected: &State<F>, tolerance: Tolerance, what: &str) {
     assert_eq!(got.position, expected.position, "{what}");
     assert_eq!(got.tensors.len(), expected.tensors.len(), "{what}");
     for (name, expected) in &expected.tensors {
@@ -120,12 +112,12 @@ fn same_state<F: Real>(got: &State<F>, expected: &State<F>, tolerance: f64, what
 
 #[test]
 fn in_f64_it_agrees_with_pytorch_and_its_forms_with_each_other() {
-    agrees::<f64>(F64);
+    agrees::<f64>(REFERENCE_F64, REFERENCE_GOLDENS);
 }
 
 #[test]
 fn in_f32_it_agrees_with_pytorch_and_its_forms_with_each_other() {
-    agrees::<f32>(F32);
+    agrees::<f32>(REFERENCE_F32, REFERENCE_F32);
 }
 
 #[test]
@@ -138,8 +130,8 @@ fn long_calls_are_cut_into_chunks_that_join() {
         let mut state = reference.initial_state::<f64>();
         let pieces: Vec<_> = ids.chunks(37).map(|ids| reference.parallel(ids, &mut state, &mut ())).collect();
         let views: Vec<_> = pieces.iter().map(|piece| piece.view()).collect();
-        close(&concatenate(Axis(0), &views).unwrap(), &expected, F64, &model.display().to_string());
-        same_state(&state, &whole, F64, &model.display().to_string());
+        close(&concatenate(Axis(0), &views).unwrap(), &expected, REFERENCE_F64, &model.display().to_string());
+        same_state(&state, &whole, REFERENCE_F64, &model.display().to_string());
     }
 }
 

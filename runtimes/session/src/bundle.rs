@@ -1,4 +1,4 @@
-//! A bundle on disk: opened means that its manifest is sound and its files are there, in the sizes it says.
+//! A bundle on disk. Once opened, its manifest is known to be sound and its files to exist in the sizes that it states.
 
 use crate::{Error, signature};
 use densessm_proto::{
@@ -35,15 +35,7 @@ impl Bundle {
             }
             _ => Error::Io { path: path.clone(), error },
         })?;
-        let format = serde_json::from_slice::<serde_json::Value>(&text)
-            .map_err(|error| problem(error.to_string()))?
-            .get("format_version")
-            .and_then(serde_json::Value::as_u64);
-        if format != Some(u64::from(FORMAT_VERSION)) {
-            let got = format.map_or("none".to_owned(), |version| version.to_string());
-            return Err(problem(format!("format_version: expected {FORMAT_VERSION}, got {got}")));
-        }
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| problem(error.to_string()))?;
+        let manifest = manifest(&text).map_err(problem)?;
         signature::check(&manifest).map_err(problem)?;
         let bundle = Self { dir: dir.to_owned(), manifest };
         bundle.check_files()?;
@@ -132,7 +124,7 @@ impl Bundle {
         }
     }
 
-    /// What tells models apart: the SHA-256 of the weights.
+    /// The SHA-256 of the weights, which identifies the model.
     pub fn fingerprint(&self) -> String {
         self.weights_digest().to_owned()
     }
@@ -156,6 +148,27 @@ impl Bundle {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads a manifest of any format that this version knows.
+fn manifest(text: &[u8]) -> Result<Manifest, String> {
+    let json: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    match json.get("format_version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(FORMAT_VERSION) => {
+            serde_json::from_value(json).map_err(|error| error.to_string())
+        }
+        Some(version) if version > u64::from(FORMAT_VERSION) => {
+            let tool = json.get("tool_version").and_then(serde_json::Value::as_str).unwrap_or("a newer version");
+            Err(format!(
+                "format_version: expected at most {FORMAT_VERSION}, got {version}; the bundle was written by densessm \
+                 {tool}: use that version, or export the checkpoint again with this one"
+            ))
+        }
+        version => {
+            let got = version.map_or("none".to_owned(), |version| version.to_string());
+            Err(format!("format_version: expected {FORMAT_VERSION}, got {got}; export the checkpoint again"))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
-//! What can go wrong between a bundle on disk and its logits.
+//! The errors between a bundle on disk and its logits.
 
+use crate::{Device, StatesError, Unusable};
+use densessm_proto::GraphKind;
 use std::path::PathBuf;
 
 /// An error of a bundle, a runtime or what was fed to it.
@@ -11,7 +13,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The underlying I/O error.
         error: std::io::Error,
     },
     /// A bundle contradicts itself or this build.
@@ -22,7 +24,7 @@ pub enum Error {
         /// What is wrong, expected and got.
         problem: String,
     },
-    /// Something fed to a graph does not fit it.
+    /// An input of a graph, or an argument, is invalid.
     #[error("{name}: {problem}")]
     Input {
         /// The input's name.
@@ -30,20 +32,40 @@ pub enum Error {
         /// What is wrong, expected and got.
         problem: String,
     },
-    /// A runtime or device cannot be used.
-    #[error("{what}: {problem}")]
-    Unusable {
-        /// The runtime or device.
-        what: String,
-        /// Why, and what to do.
-        problem: String,
+    /// Rows of states cannot be used as requested.
+    #[error(transparent)]
+    States(#[from] StatesError),
+    /// The runtime that was asked for cannot be used on the device.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// No runtime of this build can be used on the device.
+    #[error("{device}: no runtime can be used: {}", reasons(tried))]
+    NoRuntime {
+        /// The device.
+        device: Device,
+        /// Each runtime of the build, and why it cannot be used; empty if the build contains none.
+        tried: Vec<Unusable>,
+    },
+    /// A graph is used that was not among those to load.
+    #[error("the {graph} graph: not loaded; name it in LoadOptions::graphs")]
+    NotLoaded {
+        /// The graph.
+        graph: GraphKind,
     },
     /// A runtime failed.
     #[error("{what}: {problem}")]
     Runtime {
-        /// What it was doing.
+        /// The operation that failed.
         what: String,
-        /// Its own words.
+        /// The runtime's own message.
         problem: String,
     },
+}
+
+/// The reasons of several runtimes, one after the other.
+fn reasons(tried: &[Unusable]) -> String {
+    if tried.is_empty() {
+        return "this build contains none; build densessm with the cargo feature `ort` or `tract`".to_owned();
+    }
+    tried.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -1,4 +1,4 @@
-//! The inputs of one call by name: checked against the graph's entry, and completed.
+//! The inputs of one call by name: compared with the graph's entry in the manifest, and completed.
 
 use crate::{Bundle, Error, HostTensor, Values};
 use densessm_proto::{
@@ -49,7 +49,7 @@ fn wrong<T>(name: &str, problem: String) -> Result<T, Error> {
     Err(Error::Input { name: name.to_owned(), problem })
 }
 
-/// Checks type and shape, and notes what the symbols stand for.
+/// Checks type and shape, and records the sizes of symbols.
 fn unify<'a>(entry: &'a TensorEntry, tensor: &HostTensor, sizes: &mut HashMap<&'a str, usize>) -> Result<(), Error> {
     let mut expected = Vec::new();
     for (axis, dimension) in entry.shape.iter().enumerate() {
@@ -75,7 +75,7 @@ fn absent(entry: &TensorEntry, sizes: &HashMap<&str, usize>) -> Result<HostTenso
             Dimension::Size(size) => Ok(*size),
             Dimension::Symbol(symbol) => match sizes.get(symbol.as_str()) {
                 Some(size) => Ok(*size),
-                None => wrong(&entry.name, format!("missing, and no other input tells the size of {symbol}")),
+                None => wrong(&entry.name, format!("missing, and no other input has the size of {symbol}")),
             },
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -89,7 +89,7 @@ fn absent(entry: &TensorEntry, sizes: &HashMap<&str, usize>) -> Result<HostTenso
     Ok(HostTensor { shape, values })
 }
 
-/// Tokens per row.
+/// Returns the number of tokens per row.
 fn width(sizes: &HashMap<&str, usize>) -> i32 {
     sizes.get(densessm_proto::states::SEQUENCE).map_or(1, |&width| i32::try_from(width).unwrap_or(i32::MAX))
 }
@@ -111,10 +111,10 @@ fn in_range(bundle: &Bundle, name: &str, tensor: &HostTensor, sizes: &HashMap<&s
     }
 }
 
-/// Checks that the model knows every token.
+/// Checks that every token is in the vocabulary.
 ///
 /// # Errors
-/// Naming the first token that it does not know.
+/// Naming the first token that is not.
 pub fn check_tokens(bundle: &Bundle, ids: &[i64]) -> Result<(), Error> {
     let vocabulary = bundle.architecture().vocab_size();
     let known = |id: i64| usize::try_from(id).is_ok_and(|id| id < vocabulary);

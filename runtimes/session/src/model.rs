@@ -1,13 +1,26 @@
 //! The trait every runtime implements, and what passes through it.
 
-use crate::{Bundle, Error, HostTensor, Snapshot};
+use crate::{Bundle, Error, HostTensor, RuntimeInfo, Snapshot, States};
 use densessm_proto::GraphKind;
-use std::{any::Any, collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 /// A bundle loaded on one runtime and device.
 ///
-/// Feeding tokens: [`Model::prefill`] takes any number of tokens per row, [`Model::step`] one; both move the states
-/// on in place and may be mixed freely. A call that fails leaves the states as they were.
+/// [`Model::prefill`] consumes any number of tokens per row and [`Model::step`] one; both update the states in place and
+/// may be mixed freely. A call that fails leaves the states as they were.
+///
+/// ```no_run
+/// use densessm_session::{Bundle, Error, LoadOptions, Runtime, TokenBatch};
+///
+/// fn next_scores(runtime: &dyn Runtime, bundle: &Bundle) -> Result<Vec<f32>, Error> {
+///     let mut model = runtime.load(bundle, &LoadOptions::for_bundle(bundle))?;
+///     let mut states = model.initial_states(1)?;
+///     let prompt = [17, 4, 61];
+///     model.prefill(&TokenBatch::new(&prompt, &[prompt.len()])?, &mut states)?;
+///     let logits = model.step(&[8], &mut states)?;
+///     Ok(logits.at(0, 0).to_vec())
+/// }
+/// ```
 pub trait Model: Send {
     /// The bundle this model was loaded from.
     fn bundle(&self) -> &Bundle;
@@ -15,7 +28,7 @@ pub trait Model: Send {
     /// Which runtime runs it, in which version, on what.
     fn info(&self) -> &RuntimeInfo;
 
-    /// States of `batch` fresh sequences: zeros, and no token consumed.
+    /// States of `batch` fresh sequences: zeros, and no token consumed. A batch of 0 is one for sequences to join.
     ///
     /// # Errors
     /// When the runtime cannot allocate them.
@@ -52,73 +65,6 @@ pub trait Model: Send {
         graph: GraphKind,
         inputs: BTreeMap<String, HostTensor>,
     ) -> Result<BTreeMap<String, HostTensor>, Error>;
-}
-
-/// How to load a bundle.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// The graphs to load; the bundle must hold them.
-    pub graphs: Vec<GraphKind>,
-    /// Where to run.
-    pub device: Device,
-    /// Threads within one operator; the runtime's own choice if absent.
-    pub threads: Option<usize>,
-}
-
-impl LoadOptions {
-    /// Every graph of the bundle, on the CPU.
-    pub fn for_bundle(bundle: &Bundle) -> Self {
-        let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
-        Self { graphs, device: Device::Cpu, threads: None }
-    }
-}
-
-/// Where a model runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The processor.
-    Cpu,
-    /// An NVIDIA card, through CUDA.
-    Cuda,
-    /// An NVIDIA card, through TensorRT.
-    TensorRt,
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-        })
-    }
-}
-
-/// Which runtime runs a model, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeInfo {
-    /// `ort` or `tract`, as `--runtime` takes it.
-    pub runtime: &'static str,
-    /// Version of the runtime.
-    pub version: String,
-    /// Where it runs.
-    pub device: Device,
-}
-
-impl fmt::Display for RuntimeInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.runtime == "ort" { "ONNX Runtime" } else { self.runtime };
-        write!(f, "{name} {} on {}", self.version, self.device)
-    }
-}
-
-/// Whether a runtime can be used here on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// It can; the text says version and origin.
-    Usable(String),
-    /// It cannot; the text says why and what to do.
-    Unusable(String),
 }
 
 /// Right-padded rows of token ids.
@@ -199,83 +145,5 @@ impl<'a> Logits<'a> {
     /// When row or length is out of range.
     pub fn last(&self, row: usize, length: usize) -> &'a [f32] {
         self.at(row, if self.positions == 1 { 0 } else { length - 1 })
-    }
-}
-
-/// What a runtime keeps for a batch of sequences; implemented by each runtime for its own tensors.
-pub trait StateStore: Any + Send {
-    /// A second, independent copy.
-    ///
-    /// # Errors
-    /// When the runtime cannot allocate or copy.
-    fn fork(&self) -> Result<Box<dyn StateStore>, Error>;
-
-    /// The numbers, by input name, without the position counters.
-    ///
-    /// # Errors
-    /// When the runtime cannot copy them to the host.
-    fn tensors(&self) -> Result<BTreeMap<String, HostTensor>, Error>;
-
-    /// For the runtime that made them.
-    fn as_any(&mut self) -> &mut dyn Any;
-}
-
-/// The states of a batch of sequences: constant in size, whatever was consumed.
-pub struct States {
-    store: Box<dyn StateStore>,
-    lengths: Vec<i64>,
-    fingerprint: String,
-}
-
-impl States {
-    /// For runtimes: states of the sequences whose consumed tokens are `lengths`.
-    pub fn new(bundle: &Bundle, store: Box<dyn StateStore>, lengths: Vec<i64>) -> Self {
-        Self { store, lengths, fingerprint: bundle.fingerprint() }
-    }
-
-    /// Number of sequences.
-    pub fn batch(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Tokens each sequence has consumed.
-    pub fn lengths(&self) -> &[i64] {
-        &self.lengths
-    }
-
-    /// For runtimes: counts tokens just consumed, one number per row.
-    pub fn advance(&mut self, tokens: impl IntoIterator<Item = usize>) {
-        for (length, tokens) in self.lengths.iter_mut().zip(tokens) {
-            *length += tokens as i64;
-        }
-    }
-
-    /// For runtimes: the store, as the type it was made of, for a model of that bundle.
-    ///
-    /// # Errors
-    /// When another runtime made these states, or they are those of another model.
-    pub fn store<T: StateStore>(&mut self, bundle: &Bundle) -> Result<&mut T, Error> {
-        let wrong = |problem: &str| Error::Input { name: "states".to_owned(), problem: problem.to_owned() };
-        if self.fingerprint != bundle.weights_digest() {
-            return Err(wrong("made by a model of another bundle"));
-        }
-        let made_here = self.store.as_any().downcast_mut();
-        made_here.ok_or_else(|| wrong("made by another runtime; pass them on as a snapshot"))
-    }
-
-    /// A second, independent copy on the same runtime.
-    ///
-    /// # Errors
-    /// When the runtime cannot allocate or copy.
-    pub fn fork(&self) -> Result<Self, Error> {
-        Ok(Self { store: self.store.fork()?, lengths: self.lengths.clone(), fingerprint: self.fingerprint.clone() })
-    }
-
-    /// The states as plain numbers.
-    ///
-    /// # Errors
-    /// When the runtime cannot copy them to the host.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        Ok(Snapshot::new(self.fingerprint.clone(), self.lengths.clone(), self.store.tensors()?))
     }
 }

@@ -1,16 +1,10 @@
-//! One matrix product as a whole model: what a runtime's ceiling is measured with.
+//! A single matrix product, with which the peak rate of a runtime is measured.
 
-use densessm_proto::onnx::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_proto::DataType,
-    tensor_shape_proto::{Dimension, dimension},
-    type_proto,
-};
 use std::time::{Duration, Instant};
 
-/// So many runs at least must have been as quick as what [`min_time`] returns: on a virtual machine a single run is now
-/// and then timed far shorter than all others.
-const AGREEING: usize = 3;
+/// [`min_time`] returns the time of the run of this rank: on a virtual machine, single runs are occasionally timed far
+/// shorter than all others.
+const RANK: usize = 3;
 
 /// `y = x W` in fp32: `[rows, inner] × [inner, columns]`, where `W` is a weight of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,68 +37,28 @@ impl Product {
     pub fn input(self) -> Vec<f32> {
         (0..self.rows * self.inner).map(value).collect()
     }
-
-    /// The model, its weight inside.
-    pub fn model(self) -> ModelProto {
-        let weight = TensorProto {
-            name: "w".to_owned(),
-            data_type: DataType::Float.into(),
-            dims: vec![self.inner as i64, self.columns as i64],
-            raw_data: (0..self.inner * self.columns).flat_map(|at| value(at).to_le_bytes()).collect(),
-            ..TensorProto::default()
-        };
-        let node = NodeProto {
-            name: "product".to_owned(),
-            op_type: "MatMul".to_owned(),
-            input: vec![Self::INPUT.to_owned(), weight.name.clone()],
-            output: vec![Self::OUTPUT.to_owned()],
-            ..NodeProto::default()
-        };
-        let graph = GraphProto {
-            name: "product".to_owned(),
-            node: vec![node],
-            initializer: vec![weight],
-            input: vec![matrix(Self::INPUT, [self.rows, self.inner])],
-            output: vec![matrix(Self::OUTPUT, [self.rows, self.columns])],
-            ..GraphProto::default()
-        };
-        ModelProto {
-            ir_version: 8,
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 18 }],
-            graph: Some(graph),
-            ..ModelProto::default()
-        }
-    }
 }
 
-/// Runs something once to warm up and then again and again for that long, at least three times: the time in which it
-/// was done at least three times.
+/// Runs a function once to warm up, then repeatedly for `budget` and at least three times, and returns the time of the
+/// third-fastest run.
 ///
 /// # Errors
 /// The first error of a run.
 pub fn min_time<E>(budget: Duration, mut run: impl FnMut() -> Result<(), E>) -> Result<Duration, E> {
     run()?;
     let (begin, mut times) = (Instant::now(), Vec::new());
-    while times.len() < AGREEING || begin.elapsed() < budget {
+    while times.len() < RANK || begin.elapsed() < budget {
         let start = Instant::now();
         run()?;
         times.push(start.elapsed());
     }
     times.sort_unstable();
-    Ok(times[AGREEING - 1])
+    Ok(times[RANK - 1])
 }
 
-/// Neither zeros, which a processor may be quick at, nor numbers so small that it is slow.
-fn value(at: usize) -> f32 {
+/// Neither zeros nor subnormal numbers: on some processors the time of an operation depends on them.
+pub(crate) fn value(at: usize) -> f32 {
     ((at % 61) as f32 - 30.0) / 64.0
-}
-
-fn matrix(name: &str, shape: [usize; 2]) -> ValueInfoProto {
-    let size = |size: usize| Dimension { value: Some(dimension::Value::DimValue(size as i64)), ..Dimension::default() };
-    let shape = TensorShapeProto { dim: shape.map(size).to_vec() };
-    let tensor = type_proto::Tensor { elem_type: DataType::Float.into(), shape: Some(shape) };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
 #[cfg(test)]

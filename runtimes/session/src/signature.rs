@@ -1,12 +1,15 @@
-//! What a model's graphs take and give, worked out from its dimensions alone: the measure of a manifest, which may come
-//! from anywhere.
+//! The inputs and outputs of a model's graphs, derived from its dimensions alone: what a manifest, which may come from
+//! anywhere, is checked against.
 
 use densessm_proto::{
     Architecture, DType, Dimension, GraphEntry, GraphKind, LogitsMode, Manifest, TensorEntry,
-    states::{self, BATCH, INPUT_IDS, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
+    states::{self, BATCH, INPUT_IDS, LENGTH_DTYPE, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
 };
 
-/// The entry that a manifest must hold for a graph of a model, but for the order of inputs and outputs.
+/// More bytes of states per sequence than this is a mistake. The states of a whole batch can still be counted.
+const MOST_STATE_BYTES: usize = usize::MAX / 16;
+
+/// The entry that a manifest must hold for a graph of a model, except for the order of inputs and outputs.
 pub fn signature(architecture: &Architecture, kind: GraphKind, logits: LogitsMode) -> GraphEntry {
     let size = Dimension::Size;
     let symbol = |name: &str| Dimension::Symbol(name.to_owned());
@@ -15,7 +18,7 @@ pub fn signature(architecture: &Architecture, kind: GraphKind, logits: LogitsMod
         dtype,
         shape: std::iter::once(symbol(BATCH)).chain(tail.iter().cloned()).collect(),
     };
-    let counter = |name: &str| architecture.counts_positions().then(|| entry(name, DType::I64, &[]));
+    let counter = |name: &str| architecture.counts_positions().then(|| entry(name, LENGTH_DTYPE, &[]));
     let layout = states::layout(architecture);
     let parallel = kind == GraphKind::Parallel;
     let tokens = if parallel { symbol(SEQUENCE) } else { size(1) };
@@ -32,7 +35,7 @@ pub fn signature(architecture: &Architecture, kind: GraphKind, logits: LogitsMod
     GraphEntry { kind, file: kind.file().to_owned(), inputs: inputs.collect(), outputs: outputs.collect() }
 }
 
-/// Checks that a manifest's dimensions can be, and that its graphs take and give what they must.
+/// Checks that a manifest's dimensions are possible, and that its graphs have the inputs and outputs of such a model.
 ///
 /// # Errors
 /// Saying what is wrong, expected and got.
@@ -44,7 +47,7 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
         if manifest.graphs[..index].iter().any(|other| other.kind == kind) {
             return Err(format!("graphs: expected one {kind} graph, got several"));
         }
-        // A layer count is a number that anyone can write; states are laid out only for as many layers as are listed.
+        // Anyone can write a large layer count; states are laid out only for as many layers as the inputs can belong to.
         let layers = architecture.num_hidden_layers();
         if layers > graph.inputs.len() {
             return Err(format!("the {kind} graph: expected inputs for {layers} layers, got {}", graph.inputs.len()));
@@ -82,43 +85,19 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
 }
 
 fn check_sizes(architecture: &Architecture) -> Result<(), String> {
-    let (sizes, state): (Vec<(&str, usize)>, Vec<usize>) = match architecture {
-        Architecture::DenseMamba(a) => (
-            vec![
-                ("vocab_size", a.vocab_size),
-                ("hidden_size", a.hidden_size),
-                ("num_hidden_layers", a.num_hidden_layers),
-                ("intermediate_size", a.intermediate_size),
-                ("state_size", a.state_size),
-                ("conv_kernel", a.conv_kernel),
-            ],
-            vec![a.num_hidden_layers, a.intermediate_size, a.state_size.max(a.conv_kernel)],
-        ),
-        Architecture::DenseRetNet(a) => {
-            let (heads, keys, values) = (a.num_attention_heads, a.query_key_dim, a.value_dim);
-            if heads == 0 || keys % heads != 0 || values % heads != 0 {
-                return Err(format!("architecture: expected heads that divide {keys} and {values}, got {heads}"));
-            }
-            (
-                vec![
-                    ("vocab_size", a.vocab_size),
-                    ("hidden_size", a.hidden_size),
-                    ("num_hidden_layers", a.num_hidden_layers),
-                    ("query_key_dim", keys),
-                    ("value_dim", values),
-                ],
-                vec![a.num_hidden_layers, keys, values],
-            )
-        }
-    };
-    if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+    let family = architecture.family();
+    if let Some((name, _)) = family.sizes().into_iter().find(|(_, size)| *size == 0) {
         return Err(format!("architecture: expected a {name} of at least 1, got 0"));
     }
-    // Two tensors of four-byte numbers a layer, and a counter, must have a size that can be counted.
-    match state.iter().try_fold(16_usize, |bytes, &size| bytes.checked_mul(size)) {
-        Some(_) => Ok(()),
-        None => Err(format!("architecture: expected states that fit into memory, got {state:?} numbers")),
+    family.check().map_err(|problem| format!("architecture: {problem}"))?;
+    let bytes = states::bytes_per_sequence(architecture);
+    if bytes > MOST_STATE_BYTES {
+        let got = if bytes == usize::MAX { "more than can be counted".to_owned() } else { bytes.to_string() };
+        return Err(format!(
+            "architecture: expected states that fit into memory, at most {MOST_STATE_BYTES} bytes, got {got}"
+        ));
     }
+    Ok(())
 }
 
 /// A name with its type and shape.

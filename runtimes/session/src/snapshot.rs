@@ -1,26 +1,25 @@
-//! States as plain numbers: saved, loaded, moved between runtimes, taken apart and joined.
+//! States as plain numbers on the host: to be saved, loaded and moved between runtimes.
 
 use crate::{Bundle, Error, HostTensor, Values};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    io::Write,
     path::Path,
 };
 
 /// The tensor of a saved snapshot that counts the tokens each sequence has consumed.
 const LENGTHS: &str = "lengths";
-/// The metadata that says what a safetensors file is, and of which model.
+/// The metadata that identifies a safetensors file as a snapshot, and its model.
 const FORMAT: &str = "densessm.states";
 const FORMAT_VERSION: &str = "1";
 const FINGERPRINT: &str = "densessm.model";
-/// The longest sequence: far beyond any that was ever fed, and far from where counting on would overflow.
+/// The longest sequence that is accepted: longer than any real one, and far from where counting would overflow.
 const LONGEST: i64 = i64::MAX / 2;
-/// Metadata of the caller's own.
+/// The prefix of the caller's own metadata.
 const CALLER: &str = "caller.";
 
-/// The states of a batch of sequences as plain numbers, by input name, each `[batch, ..]`.
+/// The states of a batch of sequences as plain numbers on the host, by input name, each `[batch, ..]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     fingerprint: String,
@@ -30,40 +29,40 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot of the model with that fingerprint.
+    /// Makes a snapshot for the model with that fingerprint.
     pub fn new(fingerprint: String, lengths: Vec<i64>, tensors: BTreeMap<String, HostTensor>) -> Self {
         Self { fingerprint, lengths, tensors, metadata: BTreeMap::new() }
     }
 
-    /// Number of sequences.
+    /// Returns the number of sequences.
     pub fn batch(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Tokens each sequence has consumed.
+    /// Returns the number of tokens that each sequence has consumed.
     pub fn lengths(&self) -> &[i64] {
         &self.lengths
     }
 
-    /// The states, by input name.
+    /// Returns the states, by input name.
     pub fn tensors(&self) -> &BTreeMap<String, HostTensor> {
         &self.tensors
     }
 
-    /// What callers keep with the states.
+    /// Returns the metadata that callers keep with the states.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// What callers keep with the states, to change.
+    /// Returns the metadata that callers keep with the states, to be changed.
     pub fn metadata_mut(&mut self) -> &mut BTreeMap<String, String> {
         &mut self.metadata
     }
 
-    /// Whether these are states of a bundle's model.
+    /// Checks that these are states of a bundle's model.
     ///
     /// # Errors
-    /// When they are another model's, or a tensor is missing, unknown, misshapen or not finite.
+    /// When they belong to another model, or a tensor is missing, unknown, of the wrong shape or not finite.
     pub fn check(&self, bundle: &Bundle) -> Result<(), Error> {
         let wrong = |name: &str, problem: String| Err(Error::Input { name: name.to_owned(), problem });
         let expected = bundle.fingerprint();
@@ -98,8 +97,9 @@ impl Snapshot {
         }
     }
 
-    /// Some of the sequences, in the order asked for; one may be asked for several times. What callers keep with the
-    /// states stays behind.
+    /// Returns some of the sequences, in the order given. A row may be given more than once. The metadata of callers is
+    /// not copied. To take rows of running sequences, use [`States::select`](crate::States::select), which does not
+    /// copy to the host.
     ///
     /// # Errors
     /// When there is no such row.
@@ -126,10 +126,10 @@ impl Snapshot {
         })
     }
 
-    /// The sequences of several snapshots as one batch, in order. What callers keep with the states stays behind.
+    /// Returns the sequences of several snapshots as one batch, in order. The metadata of callers is not copied.
     ///
     /// # Errors
-    /// When there is none, or they are not of one model.
+    /// When there is no snapshot, or they are not of one model.
     pub fn concat(parts: &[Self]) -> Result<Self, Error> {
         let wrong = |problem: &str| Error::Input { name: "states".to_owned(), problem: problem.to_owned() };
         let [first, rest @ ..] = parts else { return Err(wrong("expected at least one snapshot")) };
@@ -151,7 +151,7 @@ impl Snapshot {
         Ok(joined)
     }
 
-    /// Writes the snapshot as a safetensors file, beside its target first.
+    /// Writes the snapshot as a safetensors file: to a temporary file first, which then replaces the target.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -174,14 +174,10 @@ impl Snapshot {
             .chain([(FORMAT.to_owned(), FORMAT_VERSION.to_owned()), (FINGERPRINT.to_owned(), self.fingerprint.clone())])
             .collect();
         let serialized = safetensors::serialize(views, Some(metadata)).map_err(broken)?;
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        file.write_all(&serialized).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        crate::write_atomically(path, &serialized).map_err(io)
     }
 
-    /// Reads a snapshot that was saved. Whether it fits a model, [`Snapshot::check`] tells.
+    /// Reads a saved snapshot. [`Snapshot::check`] says whether it fits a model.
     ///
     /// # Errors
     /// When the file cannot be read or is not a saved snapshot.
@@ -219,7 +215,7 @@ impl Snapshot {
 }
 
 impl Values {
-    /// The elements as a safetensors file holds them.
+    /// Returns the elements as a safetensors file holds them.
     pub fn to_le_bytes(&self) -> Vec<u8> {
         match self {
             Self::Float32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
@@ -228,7 +224,7 @@ impl Values {
         }
     }
 
-    /// Elements out of a safetensors file; none of another type than the three.
+    /// Reads elements of a safetensors file; none if they are of a type that is not one of the three.
     pub fn from_le_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Self> {
         match dtype {
             Dtype::F32 => Some(Self::Float32(numbers(bytes, f32::from_le_bytes))),
@@ -238,7 +234,7 @@ impl Values {
         }
     }
 
-    /// The element type's name in a safetensors file.
+    /// Returns the element type's name in a safetensors file.
     pub fn safetensors(&self) -> Dtype {
         match self {
             Self::Float32(_) => Dtype::F32,
@@ -252,7 +248,7 @@ fn numbers<T, const N: usize>(bytes: &[u8], number: fn([u8; N]) -> T) -> Vec<T> 
     bytes.as_chunks().0.iter().map(|&chunk| number(chunk)).collect()
 }
 
-/// Enough of a fingerprint to tell two apart.
+/// The first digits of a fingerprint, enough to distinguish two.
 fn short(fingerprint: &str) -> &str {
     if fingerprint.is_empty() { "unknown" } else { fingerprint.get(..12).unwrap_or(fingerprint) }
 }

@@ -1,13 +1,13 @@
-//! A tensor in host memory: what `run` takes and gives, and what a snapshot is made of.
+//! Tensors in host memory: the inputs and outputs of `run`, and the content of a snapshot.
 
 use densessm_proto::DType;
 
 /// A dense tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
-    /// Its sizes, outermost first.
+    /// The sizes of its axes, outermost first.
     pub shape: Vec<usize>,
-    /// Its elements.
+    /// Its elements, row-major.
     pub values: Values,
 }
 
@@ -23,7 +23,7 @@ pub enum Values {
 }
 
 impl HostTensor {
-    /// The element type.
+    /// Returns the element type.
     pub fn dtype(&self) -> DType {
         match self.values {
             Values::Float32(_) => DType::F32,
@@ -34,7 +34,7 @@ impl HostTensor {
 }
 
 impl Values {
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::Float32(values) => values.len(),
@@ -43,7 +43,7 @@ impl Values {
         }
     }
 
-    /// Whether there is no element.
+    /// Returns whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

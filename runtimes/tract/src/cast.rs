@@ -1,8 +1,8 @@
-//! `Cast` as this room has it.
+//! ONNX's `Cast` with 64-bit integers.
 //!
-//! Hidden constraint: tract's own turns every integer cast to int64 into its symbolic dimension type, which takes
-//! concrete numbers in through 32 bits; a sum of such a value and an int64 then loses its upper half. Here only what
-//! was symbolic stays symbolic (a graph's shapes), and numbers become int64.
+//! Hidden constraint: tract's own converts every integer that is cast to int64 to its symbolic dimension type, which
+//! accepts concrete numbers in 32 bits only; a sum of such a value and an int64 then loses its upper half. Here, only
+//! values that were symbolic before (a graph's shapes) remain so, and numbers become int64.
 
 use tract_onnx::{
     model::ParsingContext,
@@ -10,7 +10,7 @@ use tract_onnx::{
     tract_hir::{internal::*, tract_core::ops::cast},
 };
 
-/// For tract's register of operators.
+/// The entry for tract's operator registry.
 pub(crate) fn cast(_: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     Ok((expand(Cast { to: node.get_attr("to")? }), Vec::new()))
 }

@@ -1,18 +1,16 @@
-//! One graph of a bundle as an optimised plan.
+//! One graph of a bundle as an optimized plan.
 
 use crate::{
     cast::cast,
-    external,
     inline::inline,
     kernels,
     products::{fold_transposes, plain_products},
     tensor::runtime,
 };
 use densessm_proto::{GraphKind, StateTensor, TensorEntry, onnx::ModelProto, states};
-use densessm_session::{Bundle, Error};
+use densessm_session::{Bundle, Error, onnx::OnnxFile};
 use prost::Message;
 use std::{
-    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -20,7 +18,7 @@ use tract_onnx::{
     model::ParseResult, pb, prelude::*, tract_core::optim::Optimizer, tract_hir::internal::TypedSimplePlan,
 };
 
-/// What one of a graph's inputs takes, or one of its outputs gives.
+/// The meaning of one of a graph's inputs or outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// The tokens of the call.
@@ -31,7 +29,7 @@ pub(crate) enum Slot {
     Consumed,
     /// The scores.
     Logits,
-    /// The state of this place in the layout.
+    /// The state at this index of the layout.
     State(usize),
 }
 
@@ -39,43 +37,50 @@ pub(crate) enum Slot {
 pub(crate) struct Graph {
     kind: GraphKind,
     plan: Arc<TypedSimplePlan>,
-    /// What each input takes, in the graph's order.
+    /// The meaning of each input, in the graph's order.
     pub(crate) inputs: Vec<Slot>,
-    /// What each output gives, in the graph's order.
+    /// The meaning of each output, in the graph's order.
     pub(crate) outputs: Vec<Slot>,
 }
 
 impl Graph {
-    /// Reads and optimises a graph of a bundle.
+    /// Reads and optimizes a graph of a bundle.
     pub(crate) fn load(bundle: &Bundle, kind: GraphKind, options: &RunOptions) -> Result<Self, Error> {
-        let path = bundle.graph_path(kind)?;
-        let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
-        let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
-        let mut model = ModelProto::decode(&*bytes).map_err(|error| broken(format!("not an ONNX model: {error}")))?;
-        inline(&mut model, kernels::known).map_err(|error| broken(error.to_string()))?;
-        let Some(graph) = &model.graph else { return Err(broken("the model holds no graph".to_owned())) };
-        external::check(graph).map_err(broken)?;
-
+        let file = read(bundle, kind, &[])?;
         let layout = bundle.states();
         let entry = bundle.manifest().graph(kind);
         let (inputs, outputs) = entry.map_or((&[][..], &[][..]), |entry| (&entry.inputs, &entry.outputs));
-        let inputs = slots(inputs, graph.input.iter().map(|input| input.name.as_str()), &layout).map_err(broken)?;
+        let broken = |problem: String| file.broken(problem);
+        let inputs =
+            slots(inputs, file.graph.input.iter().map(|input| input.name.as_str()), &layout).map_err(broken)?;
         let outputs =
-            slots(outputs, graph.output.iter().map(|output| output.name.as_str()), &layout).map_err(broken)?;
-
-        let plan = guarded(|| plan(&model, bundle.dir(), options)).map_err(runtime(path.display().to_string()))?;
+            slots(outputs, file.graph.output.iter().map(|output| output.name.as_str()), &layout).map_err(broken)?;
+        let what = file.path.display().to_string();
+        let plan = guarded(|| plan(&file.into_model(), bundle.dir(), options)).map_err(runtime(what))?;
         Ok(Self { kind, plan, inputs, outputs })
     }
 
     /// Runs the graph on its inputs in order.
     ///
-    /// Each call is a run of its own: a run kept from the last call would hold on to the states of its scans.
+    /// Each call is a run of its own: a run kept from the previous call would keep the states of its scans.
     pub(crate) fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>, Error> {
         guarded(|| self.plan.run(inputs)).map_err(runtime(format!("running the {} graph", self.kind)))
     }
 }
 
-/// What the values of a graph stand for, once they are found to be those of the manifest.
+/// Reads a graph of a bundle, makes outputs of those values of `names` that it has, and replaces its functions.
+pub(crate) fn read(bundle: &Bundle, kind: GraphKind, names: &[String]) -> Result<OnnxFile, Error> {
+    let mut file = OnnxFile::of_bundle(bundle, kind)?;
+    file.expose(names);
+    let (path, bytes) = (file.path.clone(), file.bytes);
+    let mut model = file.into_model();
+    let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
+    inline(&mut model, kernels::known).map_err(|error| broken(error.to_string()))?;
+    let graph = model.graph.take().ok_or_else(|| broken("the model contains no graph".to_owned()))?;
+    Ok(OnnxFile { path, bytes, model, graph })
+}
+
+/// Returns what the values of a graph stand for, after checking that they are those of the manifest.
 fn slots<'a>(
     entries: &[TensorEntry],
     names: impl Iterator<Item = &'a str>,
@@ -99,7 +104,7 @@ fn slots<'a>(
         .collect()
 }
 
-/// The model as tract runs it, `batch` and `sequence` being symbols.
+/// Returns the model as tract runs it, with `batch` and `sequence` as symbols.
 pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
     let mut model = model.clone();
     if let Some(graph) = &mut model.graph {
@@ -112,12 +117,12 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
     let dir = dir.to_str().ok_or_else(|| TractError::msg("tract takes only folders whose names are UTF-8"))?;
     let ParseResult { model, unresolved_inputs, .. } = onnx.parse(&model, Some(dir))?;
     if let Some(name) = unresolved_inputs.first() {
-        return Err(TractError::msg(format!("a node reads `{name}`, which nothing makes")));
+        return Err(TractError::msg(format!("a node reads `{name}`, which no node produces")));
     }
     let mut model = model.into_typed()?;
     fold_transposes(&mut model)?;
-    // The pass that moves axes never ends where scans run along an axis other than the first: it swaps the axes of
-    // the tensors between two scans to and fro.
+    // The pass that moves axes does not terminate where scans run along an axis other than the first: it swaps the axes
+    // of the tensors between two scans back and forth.
     let mut declutter = Optimizer::declutter();
     declutter.passes.retain(|pass| format!("{pass:?}") != "ChangeAxes");
     declutter.optimize(&mut model)?;
@@ -125,10 +130,10 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
     model.into_runnable_with_options(options)
 }
 
-/// Runs tract, whose panics on a graph it did not foresee become errors.
+/// Calls tract and turns its panics, which unusual graphs cause, into errors.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-        Err(TractError::msg(format!("tract panicked: {}", words.unwrap_or("no words"))))
+        let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        Err(TractError::msg(format!("tract panicked: {}", message.unwrap_or("without a message"))))
     })
 }

@@ -1,7 +1,7 @@
-//! Local functions replaced by their bodies, for tract reads none.
+//! Replaces calls of local functions by the functions' bodies, since tract does not read local functions.
 //!
-//! The one design decision: a body is copied with every name in it made unique in the whole model, sub-graphs
-//! included, so that the result needs no scoping rule beyond ONNX's own.
+//! Every name in a copied body, sub-graphs included, is made unique in the whole model, so that the result needs no
+//! scoping rule beyond ONNX's own.
 
 use densessm_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
@@ -9,16 +9,16 @@ use densessm_proto::onnx::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// How deep calls may nest.
-const DEEPEST_CALL: usize = 64;
-/// How many nodes a model may have once its calls are replaced.
-const MOST_NODES: usize = 1 << 20;
+/// The largest depth of nested calls.
+const MAX_CALL_DEPTH: usize = 64;
+/// The largest number of nodes of a model whose calls are replaced.
+const MAX_NODES: usize = 1 << 20;
 
-/// Why a model's functions cannot be replaced by their bodies.
+/// The reason why a model's functions cannot be replaced by their bodies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum InlineError {
-    /// Two functions answer to one identity.
+    /// Two functions have one identity.
     #[error("function `{function}`: defined twice")]
     Duplicate {
         /// Its identity.
@@ -30,8 +30,8 @@ pub(crate) enum InlineError {
         /// Its identity.
         function: String,
     },
-    /// Calls nest too deep, or the bodies add up to too much.
-    #[error("function `{function}`: expected at most {DEEPEST_CALL} nested calls and {MOST_NODES} nodes, got more")]
+    /// Calls nest too deeply, or the bodies have too many nodes in all.
+    #[error("function `{function}`: expected at most {MAX_CALL_DEPTH} nested calls and {MAX_NODES} nodes, got more")]
     TooLarge {
         /// The function that was being copied.
         function: String,
@@ -60,7 +60,7 @@ pub(crate) enum InlineError {
         /// The call's.
         got: usize,
     },
-    /// A body reads a name that nothing before makes.
+    /// A body reads a name that no input or earlier node defines.
     #[error("function `{function}`: reads `{value}`, expected an input or an earlier node's output")]
     Unknown {
         /// The function's identity.
@@ -68,7 +68,7 @@ pub(crate) enum InlineError {
         /// The name.
         value: String,
     },
-    /// A body takes an attribute as of another type than the call gives it.
+    /// A body expects an attribute of another type than the call has.
     #[error("function `{function}`: attribute `{attribute}`, expected type {expected}, got {got}")]
     AttributeType {
         /// The function's identity.
@@ -82,19 +82,19 @@ pub(crate) enum InlineError {
     },
 }
 
-/// What identifies a function: domain, name, overload.
+/// The identity of a function: domain, name, overload.
 type Key = (String, String, String);
 
-/// The names of a body, each with the name it has in the model; empty for an operand left out.
+/// The names of a body, each with its name in the model; empty for an operand that is left out.
 type Names = HashMap<String, String>;
 
 /// Replaces every call of a local function, in the graph and in its sub-graphs, and removes the functions. Calls of
-/// what is `known_elsewhere`, by domain and name, stay as they are.
-pub(crate) fn inline(model: &mut ModelProto, known_elsewhere: impl Fn(&str, &str) -> bool) -> Result<(), InlineError> {
+/// operators for which `has_kernel`, given domain and name, is true stay as they are.
+pub(crate) fn inline(model: &mut ModelProto, has_kernel: impl Fn(&str, &str) -> bool) -> Result<(), InlineError> {
     let functions = std::mem::take(&mut model.functions);
     let opset = default_opset(&model.opset_import);
     let mut known = HashMap::new();
-    for function in functions.iter().filter(|f| !known_elsewhere(&domain(&f.domain), &f.name)) {
+    for function in functions.iter().filter(|f| !has_kernel(&domain(&f.domain), &f.name)) {
         let key = (domain(&function.domain), function.name.clone(), function.overload.clone());
         let identity = identity(&key);
         if let (Some(expected), Some(got)) = (opset, default_opset(&function.opset_import))
@@ -198,7 +198,7 @@ impl<'m> Inliner<'m> {
         if self.stack.contains(&key) {
             return Err(InlineError::Recursive { function: identity });
         }
-        if self.stack.len() == DEEPEST_CALL {
+        if self.stack.len() == MAX_CALL_DEPTH {
             return Err(InlineError::TooLarge { function: identity });
         }
         self.stack.push(key);
@@ -209,7 +209,7 @@ impl<'m> Inliner<'m> {
         Ok(())
     }
 
-    /// A function's nodes under the caller's names.
+    /// The nodes of a function, under the caller's names.
     fn body(
         &mut self,
         body: &Body<'_>,
@@ -219,13 +219,13 @@ impl<'m> Inliner<'m> {
         let mut names: Names = HashMap::new();
         let actual = call.input.iter().cloned().chain(std::iter::repeat_with(String::new));
         names.extend(function.input.iter().cloned().zip(actual));
-        // Results take the caller's names where they are made. One that is an operand, or that is asked for twice,
-        // has a name already: a node hands it over.
+        // A node that defines a result defines it under the caller's name. A result that is an operand, or that the caller
+        // requests twice, has a name already and is copied by an Identity node.
         let mut results: HashMap<&str, &str> = HashMap::new();
-        let mut handed_over = Vec::new();
+        let mut copied = Vec::new();
         for (formal, actual) in function.output.iter().zip(&call.output).filter(|(_, actual)| !actual.is_empty()) {
             if names.contains_key(formal) || results.contains_key(formal.as_str()) {
-                handed_over.push((formal, actual));
+                copied.push((formal, actual));
             } else {
                 results.insert(formal, actual);
             }
@@ -245,7 +245,7 @@ impl<'m> Inliner<'m> {
         for formal in results.keys() {
             lookup(body, &names, formal)?;
         }
-        for (formal, actual) in handed_over {
+        for (formal, actual) in copied {
             let input = lookup(body, &names, formal)?;
             self.count(body)?;
             nodes.push(NodeProto {
@@ -259,7 +259,7 @@ impl<'m> Inliner<'m> {
         Ok(nodes)
     }
 
-    /// A node with its inputs, attributes and sub-graphs under the model's names, its outputs still under their own.
+    /// A copy of a node with inputs, attributes and sub-graphs renamed for the model, but not its outputs.
     fn copy(&mut self, body: &Body<'_>, node: &NodeProto, names: &Names) -> Result<NodeProto, InlineError> {
         self.count(body)?;
         let mut input = node.input.iter().map(|name| lookup(body, names, name)).collect::<Result<Vec<_>, _>>()?;
@@ -274,7 +274,7 @@ impl<'m> Inliner<'m> {
         Ok(NodeProto { name: self.fresh(body, label), input, attribute, ..node.clone() })
     }
 
-    /// An attribute's value for this call; none where it refers to one that the call leaves out.
+    /// The value of an attribute for this call; none if it refers to an attribute that the call does not have.
     fn attribute(
         &mut self,
         body: &Body<'_>,
@@ -298,7 +298,7 @@ impl<'m> Inliner<'m> {
         Ok(Some(AttributeProto { name: own.name.clone(), ..given.clone() }))
     }
 
-    /// A sub-graph of a body: its own values get fresh names, the values it captures the names they have outside.
+    /// A copy of a sub-graph of a body: its own values get fresh names, and captured values the names of the model.
     fn sub_graph(&mut self, body: &Body<'_>, graph: &GraphProto, outer: &Names) -> Result<GraphProto, InlineError> {
         let mut names = outer.clone();
         let mut copy = GraphProto { node: Vec::new(), value_info: Vec::new(), ..graph.clone() };
@@ -307,7 +307,7 @@ impl<'m> Inliner<'m> {
             names.insert(std::mem::replace(name, fresh.clone()), fresh);
         }
         for name in copy.initializer.iter_mut().map(|tensor| &mut tensor.name) {
-            // An initializer may give an input its default.
+            // An initializer with the name of an input is the input's default.
             let fresh = match graph.input.iter().any(|input| input.name == *name) {
                 true => names[name].clone(),
                 false => self.fresh(body, name),
@@ -330,13 +330,13 @@ impl<'m> Inliner<'m> {
 
     fn count(&mut self, body: &Body<'_>) -> Result<(), InlineError> {
         self.nodes += 1;
-        if self.nodes > MOST_NODES {
+        if self.nodes > MAX_NODES {
             return Err(InlineError::TooLarge { function: body.identity.clone() });
         }
         Ok(())
     }
 
-    /// A name that nothing in the model has.
+    /// A name that is not used in the model yet.
     fn fresh(&mut self, body: &Body<'_>, name: &str) -> String {
         let plain = format!("{}/{name}", body.prefix);
         let mut fresh = plain.clone();
@@ -350,7 +350,7 @@ impl<'m> Inliner<'m> {
     }
 }
 
-/// A function's body on its way into one call's place.
+/// A function's body that is being copied for one call.
 struct Body<'c> {
     identity: String,
     prefix: String,
@@ -365,13 +365,13 @@ fn lookup(body: &Body<'_>, names: &Names, name: &str) -> Result<String, InlineEr
     names.get(name).cloned().ok_or_else(unknown)
 }
 
-/// What the names of a call's nodes begin with.
+/// The prefix of the names of the nodes that replace a call.
 fn prefix(call: &NodeProto) -> String {
     let named = std::iter::once(&call.name).chain(&call.output).find(|name| !name.is_empty());
     named.unwrap_or(&call.op_type).clone()
 }
 
-/// The call's attributes, and the function's defaults for those it leaves out.
+/// The call's attributes, and the function's defaults for those that the call leaves out.
 fn attributes<'c>(function: &'c FunctionProto, call: &'c NodeProto) -> HashMap<&'c str, &'c AttributeProto> {
     function
         .attribute_proto

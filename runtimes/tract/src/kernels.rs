@@ -1,8 +1,17 @@
-//! The `ai.densessm` operators as tract's: the kernels that ONNX Runtime has, on tract's tensors and threads.
+//! The `ai.densessm` operators in tract: the kernels that ONNX Runtime uses too, on tract's tensors and threads.
+//!
+//! Operands, attributes and results of an operator are those of its schema.
 
-use densessm_kernels::{Attributes, Definition, Error, Kernel, Level, OPERATORS, Operand, Pool, Shape};
-use densessm_proto::operators::DOMAIN;
+use densessm_kernels::{
+    Attributes, Error, Kernel, Level, Operand, Pool, PreparedKernel, ResultBuffer, Shape,
+    cpu::{self, CpuKernel},
+};
+use densessm_proto::{
+    DType,
+    operators::{AttributeKind, DOMAIN, ResultSchema, Schema},
+};
 use std::{
+    collections::HashMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicUsize, Ordering},
@@ -12,61 +21,106 @@ use tract_onnx::{model::ParsingContext, pb::NodeProto, prelude::*, tract_hir::in
 
 /// Whether there is a kernel for an operator.
 pub(crate) fn known(domain: &str, name: &str) -> bool {
-    domain == DOMAIN && OPERATORS.iter().any(|definition| definition.name == name)
+    domain == DOMAIN && cpu::kernel(name).is_some()
 }
 
-/// Adds all operators to tract's register.
+/// Adds all operators to tract's registry.
 pub(crate) fn register(onnx: &mut tract_onnx::Onnx) {
-    for definition in OPERATORS {
-        onnx.op_register.insert(definition.name, parse);
+    for kernel in cpu::KERNELS {
+        onnx.op_register.insert(kernel.schema().name, parse);
     }
 }
 
 fn parse(_: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let definition = OPERATORS.into_iter().find(|definition| definition.name == node.op_type);
-    let definition = definition.ok_or_else(|| format_err!("no operator {}", node.op_type))?;
-    let attributes = Given {
-        integers: ["heads", "neighbours"].map(|name| node.get_attr_opt(name)).into_iter().collect::<Result<_, _>>()?,
-        epsilon: node.get_attr_opt::<f32>("epsilon")?.map(f32::to_bits),
-    };
+    let registration = cpu::kernel(&node.op_type).ok_or_else(|| format_err!("no operator {}", node.op_type))?;
+    let schema = registration.schema();
+    let attributes = NodeAttributes::read(schema, node)?;
+    let kernel = registration.prepare(&attributes, &Level::best()).map_err(|error| failed(schema, &error))?;
     let present: Vec<bool> = node.input.iter().map(|name| !name.is_empty()).collect();
-    let kernel = definition.kernel(&attributes, Level::best()).map_err(|error| failed(&definition, &error))?;
-    Ok((expand(KernelOp { definition, attributes, present, kernel: kernel.into() }), Vec::new()))
+    let results = schema.results.iter().zip(kernel.signature().results_like());
+    let results = results.map(|(result, like)| ResultType::new(registration, schema, result, *like, &present));
+    let results = results.collect::<TractResult<_>>()?;
+    Ok((expand(KernelOp { present, results, kernel: kernel.into() }), Vec::new()))
 }
 
-/// A node's attributes, of those that the operators have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Given {
-    /// Heads and neighbours.
-    integers: Vec<Option<i64>>,
-    /// Its bits, which are comparable.
-    epsilon: Option<u32>,
+/// The attributes of a node that its schema has.
+#[derive(Default)]
+struct NodeAttributes {
+    integers: HashMap<&'static str, i64>,
+    floats: HashMap<&'static str, f32>,
 }
 
-impl Attributes for Given {
+impl NodeAttributes {
+    fn read(schema: &Schema, node: &NodeProto) -> TractResult<Self> {
+        let mut attributes = Self::default();
+        for attribute in schema.attributes {
+            let name = attribute.name;
+            match attribute.kind {
+                AttributeKind::Int { .. } => {
+                    attributes.integers.extend(node.get_attr_opt(name)?.map(|value: i64| (name, value)));
+                }
+                AttributeKind::Float { .. } => {
+                    attributes.floats.extend(node.get_attr_opt(name)?.map(|value: f32| (name, value)));
+                }
+            }
+        }
+        Ok(attributes)
+    }
+}
+
+impl Attributes for NodeAttributes {
     fn integer(&self, name: &str) -> Option<i64> {
-        self.integers[usize::from(name == "neighbours")]
+        self.integers.get(name).copied()
     }
 
-    fn float(&self, _: &str) -> Option<f32> {
-        self.epsilon.map(f32::from_bits)
+    fn float(&self, name: &str) -> Option<f32> {
+        self.floats.get(name).copied()
     }
 }
 
 /// A kernel as a node.
 #[derive(Clone)]
 struct KernelOp {
-    definition: Definition,
-    attributes: Given,
-    /// Which of the operands are there; tract passes on only those.
+    /// Which of the operands are present; tract passes on only those.
     present: Vec<bool>,
-    kernel: Arc<dyn Kernel>,
+    results: Vec<ResultType>,
+    kernel: Arc<PreparedKernel<dyn Kernel>>,
+}
+
+/// Element type of a result, and which of tract's inputs has its shape.
+#[derive(Clone, Copy)]
+struct ResultType {
+    dtype: DatumType,
+    like: usize,
+}
+
+impl ResultType {
+    fn new(
+        registration: CpuKernel,
+        schema: &Schema,
+        result: &ResultSchema,
+        like: usize,
+        present: &[bool],
+    ) -> TractResult<Self> {
+        let dtype = match registration.dtype(result.dtype) {
+            DType::F32 => DatumType::F32,
+            other => bail!("{}: {}: expected fp32, got {other}", schema.name, result.name),
+        };
+        ensure!(present.get(like) == Some(&true), "{}: {}: expected, got no operand", schema.name, result.like);
+        Ok(Self { dtype, like: present[..like].iter().filter(|present| **present).count() })
+    }
+}
+
+impl KernelOp {
+    fn schema(&self) -> &'static Schema {
+        self.kernel.signature().schema()
+    }
 }
 
 impl PartialEq for KernelOp {
     fn eq(&self, other: &Self) -> bool {
-        let key = |op: &Self| (op.definition.name, op.attributes.clone(), op.present.clone());
-        key(self) == key(other)
+        let same_kernel = self.kernel.attributes() == other.kernel.attributes();
+        same_kernel && self.present == other.present
     }
 }
 
@@ -74,34 +128,21 @@ impl Eq for KernelOp {}
 
 impl fmt::Debug for KernelOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(self.definition.name).field("attributes", &self.attributes).finish_non_exhaustive()
+        self.kernel.fmt(f)
     }
 }
 
-fn failed(definition: &Definition, error: &Error) -> TractError {
-    format_err!("{}: {error}", definition.name)
-}
-
-impl KernelOp {
-    /// Which of tract's inputs has the shape of a result.
-    fn like(&self, result: usize) -> TractResult<usize> {
-        let operand = self.definition.results[result];
-        ensure!(self.present.get(operand) == Some(&true), "{}: an operand is missing", self.definition.name);
-        Ok(self.present[..operand].iter().filter(|present| **present).count())
-    }
-
-    fn shapes<T>(&self, of: impl Fn(usize) -> TractResult<T>) -> TractResult<TVec<T>> {
-        (0..self.definition.results.len()).map(|result| of(self.like(result)?)).collect()
-    }
+fn failed(schema: &Schema, error: &Error) -> TractError {
+    format_err!("{}: {error}", schema.name)
 }
 
 impl Expansion for KernelOp {
     fn name(&self) -> StaticName {
-        self.definition.name.into()
+        self.schema().name.into()
     }
 
     fn nboutputs(&self) -> TractResult<usize> {
-        Ok(self.definition.results.len())
+        Ok(self.results.len())
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -110,10 +151,10 @@ impl Expansion for KernelOp {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_output_arity(outputs, self.definition.results.len())?;
-        for (result, output) in outputs.iter().enumerate() {
-            s.equals(&output.datum_type, DatumType::F32)?;
-            s.equals(&output.shape, &inputs[self.like(result)?].shape)?;
+        check_output_arity(outputs, self.results.len())?;
+        for (result, output) in self.results.iter().zip(outputs) {
+            s.equals(&output.datum_type, result.dtype)?;
+            s.equals(&output.shape, &inputs[result.like].shape)?;
         }
         Ok(())
     }
@@ -125,7 +166,7 @@ impl Expansion for KernelOp {
 
 impl Op for KernelOp {
     fn name(&self) -> StaticName {
-        self.definition.name.into()
+        self.schema().name.into()
     }
 
     op_as_typed_op!();
@@ -133,7 +174,7 @@ impl Op for KernelOp {
 
 impl TypedOp for KernelOp {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        self.shapes(|input| Ok(f32::fact(inputs[input].shape.clone())))
+        Ok(self.results.iter().map(|result| result.dtype.fact(inputs[result.like].shape.clone())).collect())
     }
 
     as_op!();
@@ -152,13 +193,17 @@ impl EvalOp for KernelOp {
                 false => Ok(Operand::Absent),
             })
             .collect::<TractResult<_>>()?;
-        let mut results = self.shapes(|input| Tensor::zero::<f32>(inputs[input].shape()))?;
+        let call = self.kernel.signature().bind(&operands).map_err(|error| failed(self.schema(), &error))?;
+        let zeros = |result: &ResultType| Tensor::zero_dt(result.dtype, inputs[result.like].shape());
+        let mut results = self.results.iter().map(zeros).collect::<TractResult<TVec<Tensor>>>()?;
         {
             let mut views: Vec<_> = results.iter_mut().map(Tensor::try_as_plain_ram_mut).collect::<Result<_, _>>()?;
-            let mut buffers: Vec<&mut [f32]> =
-                views.iter_mut().map(|view| view.as_slice_mut::<f32>()).collect::<Result<_, _>>()?;
+            let mut buffers: Vec<ResultBuffer<'_>> = views
+                .iter_mut()
+                .map(|view| view.as_slice_mut::<f32>().map(ResultBuffer::F32))
+                .collect::<Result<_, _>>()?;
             let pool = Threads(current_tract_executor());
-            self.kernel.run(&operands, &mut buffers, &pool).map_err(|error| failed(&self.definition, &error))?;
+            self.kernel.compute(&call, &mut buffers, &pool).map_err(|error| failed(self.schema(), &error))?;
         }
         Ok(results.into_iter().map(Tensor::into_tvalue).collect())
     }
@@ -169,13 +214,13 @@ fn operand(tensor: &Tensor) -> TractResult<Operand<'_>> {
     let shape = shape.ok_or_else(|| format_err!("expected at most 4 axes, got shape {:?}", tensor.shape()))?;
     let view = tensor.try_as_plain_ram()?;
     match tensor.datum_type() {
-        DatumType::F32 => Ok(Operand::Floats(shape, view.as_slice()?)),
-        DatumType::I32 => Ok(Operand::Integers(shape, view.as_slice()?)),
+        DatumType::F32 => Ok(Operand::F32(shape, view.as_slice()?)),
+        DatumType::I32 => Ok(Operand::I32(shape, view.as_slice()?)),
         other => bail!("expected fp32 or int32, got {other:?}"),
     }
 }
 
-/// tract's threads, where it has any.
+/// tract's threads; the calling thread alone if tract has none.
 struct Threads(Executor);
 
 impl Pool for Threads {

@@ -1,14 +1,14 @@
 //! A bundle loaded on tract.
 
 use crate::{
-    VERSION,
     graph::{Graph, Slot},
     states::TractStates,
     tensor::{floats, from_host, place, to_host},
 };
 use densessm_proto::{GraphKind, StateTensor};
 use densessm_session::{
-    Bundle, Error, HostTensor, LoadOptions, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, inputs,
+    Bundle, Error, HostTensor, LoadOptions, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, check_threads,
+    inputs,
 };
 use std::{collections::BTreeMap, sync::Arc};
 use tract_linalg::multithread::Executor;
@@ -35,7 +35,7 @@ struct Call<'a> {
 
 impl TractModel {
     /// Loads the graphs asked for.
-    pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Self, Error> {
+    pub(crate) fn load(bundle: &Bundle, info: RuntimeInfo, options: &LoadOptions) -> Result<Self, Error> {
         let run_options = RunOptions { executor: executor(options.threads)?, ..RunOptions::default() };
         let load = |kind: GraphKind| match options.graphs.contains(&kind) {
             true => Graph::load(bundle, kind, &run_options).map(Some),
@@ -43,7 +43,7 @@ impl TractModel {
         };
         Ok(Self {
             bundle: bundle.clone(),
-            info: RuntimeInfo { runtime: "tract", version: VERSION.to_owned(), device: options.device },
+            info,
             layout: bundle.states().into(),
             parallel: load(GraphKind::Parallel)?,
             recurrent: load(GraphKind::Recurrent)?,
@@ -56,13 +56,10 @@ impl TractModel {
             GraphKind::Parallel => &self.parallel,
             GraphKind::Recurrent => &self.recurrent,
         };
-        graph.as_ref().ok_or_else(|| Error::Unusable {
-            what: format!("the {kind} graph"),
-            problem: "not loaded; name it among the graphs to load".to_owned(),
-        })
+        graph.as_ref().ok_or(Error::NotLoaded { graph: kind })
     }
 
-    /// Runs one graph and moves the states on, which a call that fails leaves alone.
+    /// Runs one graph and replaces the states, which a call that fails leaves as they were.
     fn advance(&mut self, call: &Call<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
         let (rows, width) = (call.lengths.len(), call.ids.len() / call.lengths.len());
         if rows != states.batch() {
@@ -116,16 +113,13 @@ fn unexpected(kind: GraphKind, what: &str) -> Error {
     Error::Runtime { what: format!("the {kind} graph"), problem: what.to_owned() }
 }
 
-/// Threads of one operator; tract's default executor if none is asked for.
+/// Returns the executor for a number of threads of one operator; none for tract's default.
 pub(crate) fn executor(threads: Option<usize>) -> Result<Option<Executor>, Error> {
-    match threads {
-        None => Ok(None),
-        Some(0) => {
-            Err(Error::Unusable { what: "threads".to_owned(), problem: "expected at least 1, got 0".to_owned() })
-        }
-        Some(1) => Ok(Some(Executor::SingleThread)),
-        Some(threads) => Ok(Some(Executor::multithread(threads))),
-    }
+    check_threads(threads)?;
+    Ok(threads.map(|threads| match threads {
+        1 => Executor::SingleThread,
+        threads => Executor::multithread(threads),
+    }))
 }
 
 impl Model for TractModel {

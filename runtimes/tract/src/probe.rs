@@ -1,16 +1,12 @@
-//! A graph whose inner values are outputs, as a plan of its own.
+//! A graph that returns its inner values, as a plan of its own.
 
 use crate::{
-    external,
-    graph::{guarded, plan},
-    inline::inline,
-    kernels,
+    graph::{guarded, plan, read},
     tensor::{from_host, runtime, to_host},
 };
-use densessm_proto::{GraphKind, onnx::ModelProto};
-use densessm_session::{Bundle, Error, HostTensor, Probe, expose, inputs};
-use prost::Message;
-use std::{collections::BTreeMap, fs};
+use densessm_proto::GraphKind;
+use densessm_session::{Bundle, Error, HostTensor, Probe, inputs};
+use std::collections::BTreeMap;
 use tract_onnx::{prelude::*, tract_hir::internal::TypedSimplePlan};
 
 struct TractProbe {
@@ -21,25 +17,14 @@ struct TractProbe {
     outputs: Vec<String>,
 }
 
-/// Loads a graph of a bundle, with those values of `names` that it has as outputs.
-///
-/// # Errors
-/// When tract does not take the graph.
-pub fn probe(bundle: &Bundle, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
-    let path = bundle.graph_path(kind)?;
-    let bytes = fs::read(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
-    let broken = |problem: String| Error::Bundle { path: path.clone(), problem };
-    let mut model = ModelProto::decode(&*bytes).map_err(|error| broken(format!("not an ONNX model: {error}")))?;
-    if let Some(graph) = &mut model.graph {
-        expose(graph, names);
-    }
-    inline(&mut model, kernels::known).map_err(|error| broken(error.to_string()))?;
-    let Some(graph) = &model.graph else { return Err(broken("the model holds no graph".to_owned())) };
-    external::check(graph).map_err(broken)?;
-    let inputs = graph.input.iter().map(|input| input.name.clone()).collect();
-    let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
-    let plan =
-        guarded(|| plan(&model, bundle.dir(), &RunOptions::default())).map_err(runtime("looking into a graph"))?;
+/// Loads a graph of a bundle with inner values as outputs; see
+/// [`Runtime::probe`](densessm_session::Runtime::probe).
+pub(crate) fn probe(bundle: &Bundle, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
+    let file = read(bundle, kind, names)?;
+    let inputs = file.graph.input.iter().map(|input| input.name.clone()).collect();
+    let outputs = file.graph.output.iter().map(|output| output.name.clone()).collect();
+    let plan = guarded(|| plan(&file.into_model(), bundle.dir(), &RunOptions::default()));
+    let plan = plan.map_err(runtime("probing a graph"))?;
     Ok(Box::new(TractProbe { bundle: bundle.clone(), kind, plan, inputs, outputs }))
 }
 
@@ -52,7 +37,7 @@ impl Probe for TractProbe {
             .iter()
             .map(|name| from_host(given.get(name).ok_or_else(|| missing(name))?))
             .collect::<Result<TVec<_>, _>>()?;
-        let outputs = guarded(|| self.plan.run(inputs)).map_err(runtime("looking into a graph"))?;
+        let outputs = guarded(|| self.plan.run(inputs)).map_err(runtime("probing a graph"))?;
         self.outputs.iter().zip(&outputs).map(|(name, output)| Ok((name.clone(), to_host(output)?))).collect()
     }
 }

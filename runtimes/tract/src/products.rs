@@ -1,4 +1,4 @@
-//! Products as tract likes them.
+//! Matrix products in the form that tract runs fast.
 
 use densessm_proto::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use tract_onnx::{
@@ -6,15 +6,15 @@ use tract_onnx::{
     tract_hir::internal::{AxisOp, TypedModelPatch},
 };
 
-/// Writes products with a transposed weight (a tied head's) as plain ones: tract multiplies with a weight that lies
-/// across its rows many times as slowly.
+/// Rewrites products with a transposed weight (that of a tied head) as plain ones: tract's product with a transposed
+/// weight is many times slower.
 ///
 /// The weight is declared a second time, for [`fold_transposes`].
 pub(crate) fn plain_products(graph: &mut GraphProto) {
     let mut nodes = Vec::with_capacity(graph.node.len());
     for mut node in std::mem::take(&mut graph.node) {
-        if let Some(weight) = turned_weight(graph, &node) {
-            let name = format!("{}/turned", node.name);
+        if let Some(weight) = transposed_weight(graph, &node) {
+            let name = format!("{}/transposed", node.name);
             let copy = TensorProto { name: format!("{name}/weight"), ..weight.clone() };
             let perm = AttributeProto {
                 name: "perm".to_owned(),
@@ -40,18 +40,19 @@ pub(crate) fn plain_products(graph: &mut GraphProto) {
     graph.node = nodes;
 }
 
-/// The weight of a `Gemm` that does nothing but multiply with its transpose.
-fn turned_weight<'g>(graph: &'g GraphProto, node: &NodeProto) -> Option<&'g TensorProto> {
+/// Returns the weight of a `Gemm` that only multiplies with its transpose.
+fn transposed_weight<'g>(graph: &'g GraphProto, node: &NodeProto) -> Option<&'g TensorProto> {
     let gemm = node.domain.is_empty() && node.op_type == "Gemm" && node.input.len() == 2;
-    let only_turned = matches!(&node.attribute[..], [turn] if turn.name == "transB" && turn.i == Some(1));
+    let only_transposed =
+        matches!(&node.attribute[..], [attribute] if attribute.name == "transB" && attribute.i == Some(1));
     let weight = graph.initializer.iter().find(|tensor| Some(&tensor.name) == node.input.get(1));
-    weight.filter(|_| gemm && only_turned)
+    weight.filter(|_| gemm && only_transposed)
 }
 
-/// Turns the axes of constants once and for all. tract's own pass keeps from it where several read a constant, and
-/// takes two of equal content for one.
+/// Transposes constants once, when the graph is loaded. tract's own pass does not do so where several nodes read a
+/// constant, and merges two constants of equal content.
 pub(crate) fn fold_transposes(model: &mut TypedModel) -> TractResult<()> {
-    let turned = |model: &TypedModel| -> TractResult<Option<(usize, TValue)>> {
+    let transposed = |model: &TypedModel| -> TractResult<Option<(usize, TValue)>> {
         for node in model.nodes().iter().filter(|node| node.op_is::<AxisOp>()) {
             if let Some(constant) = &model.outlet_fact(node.inputs[0])?.konst
                 && let Some(mut values) = node.op.eval_out_of_plan(tvec![constant.clone().into_tvalue()])?
@@ -61,7 +62,7 @@ pub(crate) fn fold_transposes(model: &mut TypedModel) -> TractResult<()> {
         }
         Ok(None)
     };
-    while let Some((node, value)) = turned(model)? {
+    while let Some((node, value)) = transposed(model)? {
         let mut patch = TypedModelPatch::default();
         let constant = patch.add_const(format!("{}/constant", model.node(node).name), value.into_arc_tensor())?;
         patch.shunt_outside(model, node.into(), constant)?;

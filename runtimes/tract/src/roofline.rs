@@ -1,23 +1,23 @@
-//! What tract makes of the processor at best: one matrix product, timed as a plan of its own.
+//! The peak rate of tract: a single matrix product, timed as a plan of its own.
 
 use crate::{
     graph,
     model::executor,
     tensor::{place, runtime},
 };
+use densessm_proto::onnx::ModelProto;
 use densessm_session::{Error, Product, min_time};
+use prost::Message;
 use std::{path::Path, time::Duration};
 use tract_onnx::prelude::*;
 
-/// The time of a product, as [`min_time`] finds it.
-///
-/// # Errors
-/// When the number of threads is 0, or tract fails.
-pub fn time_product(product: Product, threads: Option<usize>, budget: Duration) -> Result<Duration, Error> {
+/// Times a product; see [`Runtime::time_product`](densessm_session::Runtime::time_product).
+pub(crate) fn time_product(product: Product, threads: Option<usize>, budget: Duration) -> Result<Duration, Error> {
     let options = RunOptions { executor: executor(threads)?, ..RunOptions::default() };
     let input = place(&[product.rows, product.inner], &product.input())?;
     let time = || -> TractResult<Duration> {
-        let plan = graph::plan(&product.model(), Path::new("."), &options)?;
+        let model = ModelProto::decode(&*product.model_bytes())?;
+        let plan = graph::plan(&model, Path::new("."), &options)?;
         min_time(budget, || plan.run(tvec![input.clone()]).map(drop))
     };
     time().map_err(runtime("tract: timing a matrix product"))

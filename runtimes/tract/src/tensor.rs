@@ -1,9 +1,9 @@
-//! Numbers into tract's tensors and out of them.
+//! Conversion between host tensors and tract's.
 
 use densessm_session::{Error, HostTensor, Values};
 use tract_onnx::prelude::*;
 
-/// tract's error in this room's: what it was doing, and its own words from the outside in, on one line.
+/// Converts an error of tract: what it was doing, then tract's message and its causes on one line.
 pub(crate) fn runtime(what: impl Into<String>) -> impl FnOnce(TractError) -> Error {
     let what = what.into();
     move |error| Error::Runtime { what, problem: format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ") }
@@ -23,12 +23,12 @@ pub(crate) fn from_host(tensor: &HostTensor) -> Result<TValue, Error> {
     }
 }
 
-/// The numbers of a tensor of floats.
+/// Returns the numbers of a tensor of floats.
 pub(crate) fn floats(tensor: &Tensor) -> Result<&[f32], Error> {
     tensor.try_as_plain_ram().and_then(|view| view.as_slice::<f32>()).map_err(runtime("reading a tensor"))
 }
 
-/// Copies a tensor to the host. tract may have kept an integer in its symbolic type: it comes out as int64.
+/// Copies a tensor to the host. Integers that tract keeps in its symbolic type become int64.
 pub(crate) fn to_host(tensor: &Tensor) -> Result<HostTensor, Error> {
     let read = || {
         Ok(match tensor.datum_type() {

@@ -4,8 +4,8 @@
 
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;
-use densessm_proto::{GraphKind, LogitsMode, Lowering};
-use densessm_session::{Bundle, HostTensor, LoadOptions, Model, States, TokenBatch, Values};
+use densessm_proto::{GraphKind, LogitsMode, Lowering, Precision, Tolerance, ToleranceClass};
+use densessm_session::{Bundle, HostTensor, LoadOptions, Model, Runtime, States, TokenBatch, Values};
 use safetensors::SafeTensors;
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What an fp32 logit may be off by: `ABSOLUTE + RELATIVE · max|logits|`.
-const ABSOLUTE: f32 = 2e-4;
-const RELATIVE: f32 = 3e-4;
+/// How far an fp32 logit may be off.
+const LOGITS: Tolerance = Tolerance::of(ToleranceClass::Logits, Precision::Fp32);
 
 /// Every folder of checkpoints that carries its logits.
 fn folders() -> Vec<PathBuf> {
@@ -64,11 +63,8 @@ impl Golden {
     }
 
     fn check(&self, what: &str, row: usize, token: usize, got: &[f32]) {
-        let largest = self.logits.iter().fold(0_f32, |largest, x| largest.max(x.abs()));
-        let tolerance = ABSOLUTE + RELATIVE * largest;
-        let error = got.iter().zip(self.logits(row, token)).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
-        assert!(got.iter().all(|x| x.is_finite()), "{what}: row {row}, token {token}: not finite");
-        assert!(error <= tolerance, "{what}: row {row}, token {token}: {error} off, expected at most {tolerance}");
+        let compared = LOGITS.compare(got, self.logits(row, token));
+        compared.unwrap_or_else(|error| panic!("{what}: row {row}, token {token}: {error}"));
     }
 }
 
@@ -104,9 +100,8 @@ fn in_every_way(model: &mut dyn Model, golden: &Golden, what: &str) {
         model.prefill(&TokenBatch::new(tokens, &[tokens.len()]).unwrap(), &mut alone).unwrap();
         let mut restored = model.restore(&alone.snapshot().unwrap()).unwrap();
         let logits = model.step(&[1], &mut restored).unwrap();
-        let pairs = logits.at(0, 0).iter().zip(&together[row * golden.vocabulary..]);
-        let error = pairs.map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
-        assert!(error <= ABSOLUTE, "{what}: row {row} continues {error} off");
+        let compared = LOGITS.compare(logits.at(0, 0), &together[row * golden.vocabulary..][..golden.vocabulary]);
+        compared.unwrap_or_else(|error| panic!("{what}: row {row} alone: {error}"));
     }
 
     let mut states = model.initial_states(1).unwrap();
@@ -146,11 +141,12 @@ fn exported_checkpoints_agree_with_pytorch_in_both_lowerings() {
         let checkpoint = Checkpoint::open(&folder).unwrap();
         for (lowering, logits) in [(Lowering::Function, LogitsMode::Last), (Lowering::Inline, LogitsMode::All)] {
             let dir = tempfile::tempdir().unwrap();
-            let options = ExportOptions { lowering, logits, ..ExportOptions::default() };
+            let options = ExportOptions::default().with_lowering(lowering).with_logits(logits);
             export(&checkpoint, &dir.path().join("bundle"), &options, |_| ControlFlow::Continue(())).unwrap();
             let bundle = Bundle::open(&dir.path().join("bundle")).unwrap();
             let what = format!("{}, {lowering}", folder.display());
-            let mut model = densessm_tract::load(&bundle, &LoadOptions::for_bundle(&bundle))
+            let mut model = densessm_tract::TractRuntime
+                .load(&bundle, &LoadOptions::for_bundle(&bundle))
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
             in_every_way(model.as_mut(), &golden, &what);
         }

@@ -6,20 +6,20 @@ use super::{
 };
 use std::collections::{BTreeSet, HashMap};
 
-/// Objects that a pickle may make, and keep: some twenty describe a tensor.
-const MOST_OBJECTS: usize = 1 << 20;
-/// Axes of a tensor.
-const MOST_AXES: usize = 8;
-/// Bytes of a class's module or name.
-const LONGEST_NAME: usize = 256;
+/// Most objects that a pickle may make, and most that it may memoize. About twenty describe a tensor.
+const MAX_OBJECTS: usize = 1 << 20;
+/// Most axes of a tensor.
+const MAX_AXES: usize = 8;
+/// Most bytes of a class's module or name.
+const MAX_NAME: usize = 256;
 
-/// The tensors that a pickle describes, by name.
+/// Returns the tensors that a pickle describes, with their names.
 ///
-/// The error says what the pickle asks for that a table of tensors has no use for.
+/// The error names the first thing in the pickle that a table of tensors does not need.
 pub(super) fn run(pickle: &[u8]) -> Result<Vec<(&str, Described<'_>)>, String> {
     let mut machine =
         Machine { rest: pickle, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    while machine.turn()? {}
+    while machine.step()? {}
     machine.table()
 }
 
@@ -33,8 +33,8 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Executes one opcode; false after the last.
-    fn turn(&mut self) -> Result<bool, String> {
+    /// Executes one opcode. Returns false after the last one.
+    fn step(&mut self) -> Result<bool, String> {
         let [opcode] = self.bytes()?;
         match opcode {
             op::STOP => return Ok(false),
@@ -109,7 +109,7 @@ impl<'a> Machine<'a> {
             }
             op::BINPERSID => self.storage()?,
             op::REDUCE => self.reduce()?,
-            // An ordered dictionary's own attributes: versions of modules, of no use here.
+            // The attributes of an ordered dictionary hold the versions of modules, which are not needed.
             op::BUILD => {
                 self.pop()?;
                 self.top_is("a dictionary to set attributes of", |object| matches!(object, Object::Dict(_)))?;
@@ -132,13 +132,15 @@ impl<'a> Machine<'a> {
                 self.recall(slot)?;
             }
             other => {
-                return Err(format!("opcode {other:#04x} is none that a table of tensors needs; refusing to run it"));
+                return Err(format!(
+                    "opcode {other:#04x} is not one that a table of tensors needs; refusing to run it"
+                ));
             }
         }
         Ok(true)
     }
 
-    /// The machine's result, which is a dictionary of tensors.
+    /// Returns the machine's result, which must be a dictionary of tensors.
     fn table(mut self) -> Result<Vec<(&'a str, Described<'a>)>, String> {
         let top = self.pop()?;
         if !(self.rest.is_empty() && self.stack.is_empty() && self.marks.is_empty()) {
@@ -151,7 +153,7 @@ impl<'a> Machine<'a> {
         items
             .iter()
             .map(|&(key, value)| match (&self.objects[key], &self.objects[value]) {
-                (Object::Text(name), _) if !names.insert(*name) => Err(format!("{name}: there twice")),
+                (Object::Text(name), _) if !names.insert(*name) => Err(format!("{name}: appears twice")),
                 (Object::Text(name), Object::Tensor(tensor)) => Ok((*name, tensor.clone())),
                 (Object::Text(name), other) => {
                     Err(format!("{name}: expected a tensor, got {}; save the model's state_dict alone", other.kind()))
@@ -186,7 +188,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// An integer of up to 8 bytes; longer ones count nothing that fits into a file.
+    /// Pushes an integer of up to 8 bytes: no larger one counts anything that fits into a file.
     fn long(&mut self) -> Result<(), String> {
         let [length] = self.bytes()?;
         let bytes = self.slice(length.into())?;
@@ -201,8 +203,8 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, object: Object<'a>) -> Result<(), String> {
-        if self.objects.len() == MOST_OBJECTS {
-            return Err(format!("expected up to {MOST_OBJECTS} objects, got more"));
+        if self.objects.len() == MAX_OBJECTS {
+            return Err(format!("expected up to {MAX_OBJECTS} objects, got more"));
         }
         self.stack.push(self.objects.len());
         self.objects.push(object);
@@ -210,7 +212,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Id, String> {
-        // What lies below an open mark belongs to it.
+        // Objects below an open mark may be used only after it has been closed.
         if self.marks.last().is_some_and(|&mark| self.stack.len() <= mark) {
             return Err("the stack is empty down to its mark".to_owned());
         }
@@ -265,40 +267,42 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, slot: u32) -> Result<(), String> {
         let top = self.top_is("an object", |_| true)?;
-        if self.memo.len() == MOST_OBJECTS {
-            return Err(format!("expected up to {MOST_OBJECTS} objects to be kept, got more"));
+        if self.memo.len() == MAX_OBJECTS {
+            return Err(format!("expected up to {MAX_OBJECTS} memoized objects, got more"));
         }
         self.memo.insert(slot, top);
         Ok(())
     }
 
     fn recall(&mut self, slot: u32) -> Result<(), String> {
-        let id = *self.memo.get(&slot).ok_or_else(|| format!("nothing was kept in slot {slot}"))?;
+        let id = *self.memo.get(&slot).ok_or_else(|| format!("slot {slot} is empty"))?;
         self.stack.push(id);
         Ok(())
     }
 
     fn class(&mut self, module: &str, name: &str) -> Result<(), String> {
-        if module.len().max(name.len()) > LONGEST_NAME {
-            return Err(format!("expected a class's name of up to {LONGEST_NAME} bytes, got a longer one"));
+        if module.len().max(name.len()) > MAX_NAME {
+            return Err(format!("expected a class's name of up to {MAX_NAME} bytes, got a longer one"));
         }
         let class = Class::named(module, name).ok_or_else(|| {
-            format!("`{module}.{name}` is no class that a table of tensors needs; refusing to load it")
+            format!("`{module}.{name}` is not a class that a table of tensors needs; refusing to load it")
         })?;
         self.push(Object::Class(class))?;
         Ok(())
     }
 
-    /// `('storage', class, key, location, number of elements)`
+    /// Pushes the storage of `('storage', class, key, location, number of elements)`.
     fn storage(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let items = self.tuple(id)?;
         let &[tag, class, key, _, elements] = items else {
-            return Err(format!("expected a storage's 5 particulars, got {}", items.len()));
+            return Err(format!("expected a storage's 5 fields, got {}", items.len()));
         };
         match (&self.objects[tag], &self.objects[class], &self.objects[key]) {
-            (Object::Text(tag), Object::Class(Class::Storage(dtype)), Object::Text(key)) if *tag == "storage" => {
-                let storage = Storage { dtype: *dtype, key, elements: self.size(elements)? };
+            (Object::Text(tag), &Object::Class(Class::Storage(dtype, element_size)), Object::Text(key))
+                if *tag == "storage" =>
+            {
+                let storage = Storage { dtype, element_size, key, elements: self.size(elements)? };
                 self.push(Object::Storage(storage))?;
                 Ok(())
             }
@@ -306,7 +310,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// What a class's arguments describe.
+    /// Pushes what a class's arguments describe.
     fn reduce(&mut self) -> Result<(), String> {
         let (arguments, class) = (self.pop()?, self.pop()?);
         let Object::Class(class) = self.objects[class] else {
@@ -351,8 +355,8 @@ impl<'a> Machine<'a> {
 
     fn sizes(&self, id: Id) -> Result<Vec<usize>, String> {
         let items = self.tuple(id)?;
-        if items.len() > MOST_AXES {
-            return Err(format!("expected a tensor of up to {MOST_AXES} axes, got {}", items.len()));
+        if items.len() > MAX_AXES {
+            return Err(format!("expected a tensor of up to {MAX_AXES} axes, got {}", items.len()));
         }
         items.iter().map(|&item| self.size(item)).collect()
     }

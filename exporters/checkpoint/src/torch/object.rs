@@ -1,11 +1,12 @@
 //! What a pickle of tensors can be made of: plain data, a closed list of classes, and descriptions of tensors.
 //!
-//! Objects lie in one vector and refer to each other by index, and texts stay where they are in the pickle, so that
-//! neither sharing nor nesting, however deep, costs more than the pickle's own length.
+//! Objects are kept in one vector and refer to each other by index, and texts are slices of the pickle, so that
+//! neither sharing nor nesting, however deep, takes more memory than is proportional to the pickle's length.
 
-use crate::DType;
+use crate::StoredDType;
+use densessm_proto::DType;
 
-/// An object's place in the machine's vector.
+/// The index of an object in the machine's vector.
 pub(super) type Id = usize;
 
 #[derive(Clone, Debug)]
@@ -24,7 +25,7 @@ pub(super) enum Object<'a> {
 }
 
 impl Object<'_> {
-    /// What it is, for messages.
+    /// Names the kind of object, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::None => "None",
@@ -42,49 +43,51 @@ impl Object<'_> {
     }
 }
 
-/// The classes and functions a pickle may name. Nothing is called: each only says what its arguments describe.
+/// The classes and functions that a pickle may name. None is called: each says what its arguments describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// A dictionary.
     OrderedDict,
     /// A tensor, from its storage, offset, sizes and strides.
     RebuildTensor,
-    /// A parameter, which is its tensor here.
+    /// A parameter, of which only the tensor matters.
     RebuildParameter,
-    /// A storage of elements of a type.
-    Storage(DType),
+    /// A storage of elements of a type and of a size in bytes.
+    Storage(StoredDType, usize),
 }
 
 impl Class {
-    /// The class of a name, if it is on the list.
+    /// Returns the class of a name, if it is on the list.
     pub(super) fn named(module: &str, name: &str) -> Option<Self> {
-        let storage = |name: &'static str, size| Some(Self::Storage(DType::Other(name, size)));
+        let storage = |dtype: DType| Some(Self::Storage(dtype.into(), dtype.size()));
         match (module, name) {
             ("collections", "OrderedDict") => Some(Self::OrderedDict),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
             ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
-            ("torch", "FloatStorage") => Some(Self::Storage(DType::F32)),
-            ("torch", "HalfStorage") => Some(Self::Storage(DType::F16)),
-            ("torch", "BFloat16Storage") => Some(Self::Storage(DType::BF16)),
-            ("torch", "DoubleStorage") => Some(Self::Storage(DType::F64)),
-            ("torch", "LongStorage") => storage("I64", 8),
-            ("torch", "IntStorage") => storage("I32", 4),
-            ("torch", "ShortStorage") => storage("I16", 2),
-            ("torch", "CharStorage") => storage("I8", 1),
-            ("torch", "ByteStorage") => storage("U8", 1),
-            ("torch", "BoolStorage") => storage("BOOL", 1),
+            ("torch", "DoubleStorage") => storage(DType::F64),
+            ("torch", "FloatStorage") => storage(DType::F32),
+            ("torch", "HalfStorage") => storage(DType::F16),
+            ("torch", "BFloat16Storage") => storage(DType::BF16),
+            ("torch", "LongStorage") => storage(DType::I64),
+            ("torch", "IntStorage") => storage(DType::I32),
+            ("torch", "ShortStorage") => Some(Self::Storage(StoredDType::Unsupported("I16"), 2)),
+            ("torch", "CharStorage") => storage(DType::I8),
+            ("torch", "ByteStorage") => storage(DType::U8),
+            ("torch", "BoolStorage") => storage(DType::Bool),
             _ => None,
         }
     }
 }
 
-/// A run of elements in the archive.
+/// A range of elements in the archive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Storage<'a> {
-    pub(super) dtype: DType,
+    pub(super) dtype: StoredDType,
+    /// Bytes of an element.
+    pub(super) element_size: usize,
     /// Name of its entry under `data/`.
     pub(super) key: &'a str,
-    /// Number of its elements, as the pickle says.
+    /// Number of its elements, according to the pickle.
     pub(super) elements: usize,
 }
 
@@ -95,6 +98,6 @@ pub(super) struct Described<'a> {
     /// First element in the storage.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
-    /// Elements between neighbours along each axis.
+    /// Distance in elements between neighbours along each axis.
     pub(super) strides: Vec<usize>,
 }

@@ -1,4 +1,4 @@
-//! The opcodes of pickle that `torch.save` emits, protocols 2 to 5, and no others.
+//! The pickle opcodes that `torch.save` emits in protocols 2 to 5.
 
 pub(super) const PROTO: u8 = 0x80;
 pub(super) const FRAME: u8 = 0x95;

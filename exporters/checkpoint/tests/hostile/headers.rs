@@ -1,9 +1,9 @@
 //! Headers of safetensors files, indexes of shards, and configurations.
 
 use crate::{folder, refused};
-use densessm_checkpoint::Checkpoint;
+use densessm_checkpoint::{Checkpoint, Error};
 use serde_json::{Value, json};
-use std::fs;
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// A safetensors file of a header and as many bytes of data.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
@@ -40,7 +40,7 @@ fn headers_that_lie_are_refused() {
     refused_header(&json!({"a": a, "b": entry("F32", json!([2]), 4, 12)}).to_string(), 12, "header: ");
     refused_header(&json!({"a": a, "b": entry("F32", json!([2]), 0, 8)}).to_string(), 8, "header: ");
     refused_header(&json!({"a": a, "b": entry("F32", json!([2]), 12, 20)}).to_string(), 20, "header: ");
-    refused_header(&format!(r#"{{"a": {a}, "a": {a}}}"#), 8, "header: a: there twice");
+    refused_header(&format!(r#"{{"a": {a}, "a": {a}}}"#), 8, "header: a: appears twice");
     refused_header(&json!({"a\u{1b}[2J": a}).to_string(), 8, "expected names without control characters");
     for header in ["", "[]", "{", "null", "{}}", "{\"a\": 1}"] {
         refused_header(header, 0, "header: ");
@@ -64,15 +64,17 @@ fn an_index_that_lies_is_refused() {
     assert_eq!(checkpoint.tensors().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 
     write(json!({"a": "1.safetensors", "b": "4.safetensors"}));
-    refused(folder.path(), "4.safetensors: ", "No such file");
+    refused(folder.path(), index, "4.safetensors: missing, expected a file with 1 of the tensors");
     write(json!({"a": "2.safetensors", "b": "1.safetensors"}));
-    refused(folder.path(), index, "a: expected in 2.safetensors, not found there");
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("a: expected in 2.safetensors, found in 1.safetensors"), "{error}");
+    assert!(error.contains("b: expected in 1.safetensors, found in 2.safetensors"), "{error}");
     write(json!({"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}));
     refused(folder.path(), index, "c: expected in 2.safetensors, not found there");
     write(json!({"b": "2.safetensors", "c": "1.safetensors"}));
-    refused(folder.path(), index, "c: expected in 1.safetensors, not found there");
-    write(json!({"a": "1.safetensors", "b": "2.safetensors", "c": "3.safetensors"}));
-    refused(folder.path(), "3.safetensors", "a: there twice");
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("a: found in 1.safetensors, not in the index"), "{error}");
+    assert!(error.contains("c: expected in 1.safetensors, not found there"), "{error}");
     for name in
         ["../1.safetensors", "/1.safetensors", "x/1.safetensors", "x\\1.safetensors", ".", "..", "", "./1.safetensors"]
     {
@@ -83,7 +85,7 @@ fn an_index_that_lies_is_refused() {
     refused(folder.path(), "1.safetensors", "");
     fs::create_dir(folder.path().join("5.safetensors")).unwrap();
     write(json!({"a": "5.safetensors"}));
-    refused(folder.path(), "5.safetensors", "expected a file");
+    refused(folder.path(), "5.safetensors", "expected a regular file");
     write(json!({}));
     refused(folder.path(), index, "weight_map: expected tensors, got none");
     for map in [json!([]), json!({"a": 1}), json!(null)] {
@@ -92,8 +94,86 @@ fn an_index_that_lies_is_refused() {
     }
 }
 
+/// Writes an index of shards as text, since a JSON value cannot hold a name twice.
+fn write_index(folder: &Path, entries: &[(&str, &str)]) {
+    let entries: Vec<String> = entries.iter().map(|(name, shard)| format!("{name:?}: {shard:?}")).collect();
+    let text = format!("{{\"weight_map\": {{{}}}}}", entries.join(", "));
+    fs::write(folder.join("model.safetensors.index.json"), text).unwrap();
+}
+
 #[test]
-fn a_configuration_of_no_end_is_not_read() {
+fn all_wrong_entries_of_an_index_are_reported_at_once() {
+    let folder = folder();
+    let shard = |name: &str, tensors: &[&str]| {
+        let entries: BTreeMap<_, _> = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, name)| (*name, json!({"dtype": "F32", "shape": [2], "data_offsets": [8 * i, 8 * i + 8]})))
+            .collect();
+        fs::write(folder.path().join(name), safetensors(&json!(entries).to_string(), 8 * tensors.len())).unwrap();
+    };
+    shard("1.safetensors", &["a", "b", "extra"]);
+    shard("2.safetensors", &["b", "c", "d", "e"]);
+    let entries = [
+        ("a", "1.safetensors"),
+        ("b", "1.safetensors"),
+        ("c", "1.safetensors"),
+        ("d", "2.safetensors"),
+        ("e", "2.safetensors"),
+        ("e", "1.safetensors"),
+        ("f", "2.safetensors"),
+        ("g", "../2.safetensors"),
+        ("h", "3.safetensors"),
+        ("i", "3.safetensors"),
+    ];
+    write_index(folder.path(), &entries);
+    let Err(Error::Index { path, problems }) = Checkpoint::open(folder.path()) else { panic!("expected an error") };
+    assert!(path.ends_with("model.safetensors.index.json"));
+    let expected = [
+        "3.safetensors: missing, expected a file with 2 of the tensors",
+        "b: expected in 1.safetensors, found in 1.safetensors and 2.safetensors",
+        "c: expected in 1.safetensors, found in 2.safetensors",
+        "e: listed twice, in 2.safetensors and in 1.safetensors",
+        "extra: found in 1.safetensors, not in the index",
+        "f: expected in 2.safetensors, not found there",
+        "weight_map: expected plain file names, got \"../2.safetensors\" for g",
+    ];
+    assert_eq!(problems, expected);
+    let text = Error::Index { path, problems }.to_string();
+    assert!(text.ends_with(&format!("7 of its entries are wrong\n  {}", expected.join("\n  "))), "{text}");
+}
+
+#[test]
+fn an_index_that_is_wrong_throughout_is_reported_in_few_lines() {
+    let folder = folder();
+    let missing: Vec<String> = (10..35).map(|i| format!("{i}.safetensors")).collect();
+    let entries: Vec<(&str, &str)> = missing.iter().map(|shard| (shard.as_str(), shard.as_str())).collect();
+    write_index(folder.path(), &entries);
+    let error = Checkpoint::open(folder.path()).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 22, "{text}");
+    assert!(text.contains("25 of its entries are wrong\n  10.safetensors: missing"), "{text}");
+    assert!(text.ends_with("  29.safetensors: missing, expected a file with 1 of the tensors\n  and 5 more"), "{text}");
+    assert!(matches!(error, Error::Index { problems, .. } if problems.len() == 25));
+}
+
+#[test]
+fn a_truncated_shard_is_named() {
+    let folder = folder();
+    let header = |name: &str| json!({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).to_string();
+    fs::write(folder.path().join("1.safetensors"), safetensors(&header("a"), 8)).unwrap();
+    write_index(folder.path(), &[("a", "1.safetensors"), ("b", "2.safetensors")]);
+    let whole = safetensors(&header("b"), 8);
+    for length in 0..whole.len() {
+        fs::write(folder.path().join("2.safetensors"), &whole[..length]).unwrap();
+        refused(folder.path(), "2.safetensors: ", "");
+    }
+    fs::write(folder.path().join("2.safetensors"), whole).unwrap();
+    assert!(Checkpoint::open(folder.path()).is_ok());
+}
+
+#[test]
+fn a_configuration_that_is_too_large_is_not_read() {
     let folder = folder();
     fs::write(folder.path().join("model.safetensors"), safetensors("{}", 0)).unwrap();
     assert!(Checkpoint::open(folder.path()).is_ok());

@@ -1,7 +1,8 @@
-//! Files made to lie: each is an error that names the file, and costs no more than its own size.
+//! Files with false content: each is an error that names the file, and takes no more memory than its own size.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod checksums;
 mod headers;
 mod pickles;
 

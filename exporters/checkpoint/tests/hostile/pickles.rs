@@ -1,4 +1,4 @@
-//! Pickles written opcode by opcode, and the archives around them.
+//! Pickles written opcode by opcode, and the archives that hold them.
 
 use crate::{folder, refused};
 use densessm_checkpoint::{Checkpoint, Error};
@@ -23,7 +23,7 @@ impl Pickle {
         self.op([b'X']).op((text.len() as u32).to_le_bytes()).op(text)
     }
 
-    /// A whole number, as a long of 8 bytes.
+    /// An integer, as a long of 8 bytes.
     fn int(self, value: i64) -> Self {
         self.op([0x8a, 8]).op(value.to_le_bytes())
     }
@@ -74,7 +74,7 @@ fn bytes(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-fn counted(count: u32) -> Vec<f32> {
+pub(crate) fn counted(count: u32) -> Vec<f32> {
     (0..count).map(|i| i as f32).collect()
 }
 
@@ -88,14 +88,14 @@ fn pickled(pickle: &Pickle) -> TempDir {
 }
 
 /// A checkpoint whose one tensor `w` is this view of those floats.
-fn view_of(numbers: &[f32], offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
+pub(crate) fn view_of(numbers: &[f32], offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
     let table = Pickle::new().op("}").text("w");
     let elements = numbers.len() as i64;
     pickled_with(&table.tensor("torch\nFloatStorage", "0", elements, offset, shape, strides).op("s."), numbers)
 }
 
 /// A checkpoint whose one tensor `w` is this view of the 12 floats.
-fn view(offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
+pub(crate) fn view(offset: i64, shape: &[i64], strides: &[i64]) -> TempDir {
     view_of(&counted(12), offset, shape, strides)
 }
 
@@ -155,7 +155,7 @@ fn views_larger_than_what_is_read_at_once_are_whole_in_any_piece() {
 }
 
 #[test]
-fn only_what_a_view_shows_is_judged() {
+fn only_elements_of_a_view_must_be_finite() {
     let mut numbers = counted(12);
     (numbers[2], numbers[5]) = (f32::NAN, f32::INFINITY);
     let error = values(&view_of(&numbers, 0, &[4, 3], &[1, 4])).unwrap_err().to_string();
@@ -167,18 +167,18 @@ fn only_what_a_view_shows_is_judged() {
 fn views_that_leave_their_storage_or_repeat_it_are_refused() {
     let large = 1 << 40;
     for (offset, shape, strides, words) in [
-        (1, &[3_i64, 4] as &[i64], &[4_i64, 1] as &[i64], "not held by it"),
-        (0, &[13], &[1], "not held by it"),
-        (0, &[3], &[6], "not held by it"),
-        (13, &[0], &[1], "not held by it"),
-        (i64::MAX, &[0], &[1], "not held by it"),
-        (i64::MAX, &[2], &[i64::MAX], "not held by it"),
-        (0, &[2, 2], &[i64::MAX, i64::MAX], "not held by it"),
+        (1, &[3_i64, 4] as &[i64], &[4_i64, 1] as &[i64], "expected a view within its storage of 12"),
+        (0, &[13], &[1], "expected a view within its storage of 12"),
+        (0, &[3], &[6], "expected a view within its storage of 12"),
+        (13, &[0], &[1], "expected a view within its storage of 12"),
+        (i64::MAX, &[0], &[1], "expected a view within its storage of 12"),
+        (i64::MAX, &[2], &[i64::MAX], "expected a view within its storage of 12"),
+        (0, &[2, 2], &[i64::MAX, i64::MAX], "expected a view within its storage of 12"),
         (0, &[large, large, 0], &[1, 1, 1], "expected sizes with strides"),
         (0, &[3, 4], &[4], "expected sizes with strides"),
-        (0, &[large, 1], &[0, 1], "expected each element at a place of its own"),
-        (0, &[2, 2], &[1, 1], "expected each element at a place of its own"),
-        (0, &[3, 2], &[2, 3], "expected each element at a place of its own"),
+        (0, &[large, 1], &[0, 1], "expected each element at its own position"),
+        (0, &[2, 2], &[1, 1], "expected each element at its own position"),
+        (0, &[3, 2], &[2, 3], "expected each element at its own position"),
         (-1, &[3], &[1], "expected a size, got -1"),
         (0, &[-3], &[1], "expected a size, got -3"),
         (0, &[3], &[-1], "expected a size, got -1"),
@@ -193,10 +193,10 @@ fn storages_are_what_the_pickle_says_or_refused() {
     for (class, key, elements, words) in [
         ("torch\nFloatStorage", "1", 12, "w: expected its storage data/1 in the archive, not found"),
         ("torch\nFloatStorage", "../0", 12, "w: expected its storage data/../0 in the archive, not found"),
-        ("torch\nFloatStorage", "0", 11, "w: expected a storage of 11 F32, got 48 bytes"),
-        ("torch\nHalfStorage", "0", 12, "w: expected a storage of 12 F16, got 48 bytes"),
+        ("torch\nFloatStorage", "0", 11, "w: expected a storage of 11 fp32, got 48 bytes"),
+        ("torch\nHalfStorage", "0", 12, "w: expected a storage of 12 fp16, got 48 bytes"),
         ("torch\nFloatStorage", "0", i64::MAX, "got 48 bytes"),
-        ("torch\nQInt8Storage", "0", 48, "`torch.QInt8Storage` is no class that a table of tensors needs"),
+        ("torch\nQInt8Storage", "0", 48, "`torch.QInt8Storage` is not a class that a table of tensors needs"),
         ("torch._utils\n_rebuild_tensor_v2", "0", 12, "expected a storage's class and key"),
     ] {
         let table = Pickle::new().op("}").text("w").tensor(class, key, elements, 0, &[1], &[1]).op("s.");
@@ -209,12 +209,12 @@ fn pickles_that_are_no_table_of_tensors_are_refused() {
     let one = |pickle: Pickle| pickle.tensor("torch\nFloatStorage", "0", 12, 0, &[1], &[1]);
     let class = |name: &str| Pickle::new().class(name).op(".");
     for (pickle, words) in [
-        (class("posix\nsystem"), "`posix.system` is no class"),
-        (class("builtins\neval"), "`builtins.eval` is no class"),
-        (class("torch\nload"), "`torch.load` is no class"),
-        (class("torch._utils\n_rebuild_tensor_v2.__globals__"), "is no class"),
+        (class("posix\nsystem"), "`posix.system` is not a class"),
+        (class("builtins\neval"), "`builtins.eval` is not a class"),
+        (class("torch\nload"), "`torch.load` is not a class"),
+        (class("torch._utils\n_rebuild_tensor_v2.__globals__"), "is not a class"),
         (class(&format!("{}\nx", "x".repeat(5000))), "expected a class's name of up to 256 bytes"),
-        (Pickle::new().text("posix").text("system").op([0x93, b'.']), "`posix.system` is no class"),
+        (Pickle::new().text("posix").text("system").op([0x93, b'.']), "`posix.system` is not a class"),
         (class("collections\nOrderedDict"), "expected a dictionary of tensors, got a class"),
         (Pickle::new().op("c").op([0xff]).op("\nx\n."), "expected UTF-8"),
         // INST, OBJ, NEWOBJ, PERSID, EXT1 and what no protocol knows.
@@ -227,7 +227,7 @@ fn pickles_that_are_no_table_of_tensors_are_refused() {
         (Pickle(vec![0x80, 6, b'}', b'.']), "expected protocol 2 to 5, got 6"),
         (one(Pickle::new().op("}")).op("."), "expected a dictionary of tensors and nothing else"),
         (one(Pickle::new().op("}").text("w")).op("s.more"), "expected a dictionary of tensors and nothing else"),
-        (one(one(Pickle::new().op("}(").text("w")).text("w")).op("u."), "w: there twice"),
+        (one(one(Pickle::new().op("}(").text("w")).text("w")).op("u."), "w: appears twice"),
         (one(Pickle::new().op("}").int(1)).op("s."), "expected tensors by name, got an integer as a name"),
         (Pickle::new().op("}").text("w").op("Ns."), "w: expected a tensor, got None"),
         (Pickle::new().op("]."), "expected a dictionary of tensors, got a list"),
@@ -236,7 +236,7 @@ fn pickles_that_are_no_table_of_tensors_are_refused() {
         (Pickle::new().op("(s."), "the stack is empty down to its mark"),
         (Pickle::new().op("u."), "no mark is open"),
         (Pickle::new().op("}(Nu."), "expected keys with values"),
-        (Pickle::new().op("h").op([9, b'.']), "nothing was kept in slot 9"),
+        (Pickle::new().op("h").op([9, b'.']), "slot 9 is empty"),
         (Pickle::new().op("X").op([0xff; 4]).op("."), "truncated"),
         (Pickle::new().op([0x8a, 9]).op([1; 9]).op("."), "expected integers of up to 8 bytes, got one of 9"),
         (Pickle::new().op("N)R."), "expected a class to apply, got None"),
@@ -262,7 +262,7 @@ fn sharing_within_a_pickle_multiplies_nothing() {
     let objects = Pickle::new().op(vec![b'N'; 2 << 20]).op(".");
     refused(pickled(&objects).path(), "pytorch_model.bin: data.pkl: ", "expected up to 1048576 objects, got more");
     let kept = Pickle::new().op("N").op(vec![0x94; 2 << 20]).op(".");
-    refused(pickled(&kept).path(), "pytorch_model.bin: data.pkl: ", "expected up to 1048576 objects to be kept");
+    refused(pickled(&kept).path(), "pytorch_model.bin: data.pkl: ", "expected up to 1048576 memoized objects");
     let nested = Pickle::new().op(")").op(vec![0x85; 1 << 19]).op(".");
     refused(pickled(&nested).path(), "pytorch_model.bin: data.pkl: ", "expected a dictionary of tensors, got a tuple");
     let longest = Pickle::new().op(vec![0; 9 << 20]);

@@ -1,5 +1,6 @@
-//! Operators of two operands: `+ - * /` between values and with numbers, comparisons, selection.
+//! Operators of two operands: `+ - * /` between values and with numbers, comparisons, and selection.
 
+use super::{count, first, two};
 use crate::{DType, TensorType, Value, tensor_type::broadcast};
 use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
 
@@ -18,10 +19,11 @@ fn arithmetic(types: &[TensorType]) -> Result<TensorType, String> {
     if dtype == DType::Bool {
         return Err("expected numbers, got truth values".to_owned());
     }
-    Ok(TensorType { dtype, shape: broadcast(&types[0].shape, &types[1].shape)? })
+    let (left, right) = two(types)?;
+    Ok(TensorType { dtype, shape: broadcast(&left.shape, &right.shape)? })
 }
 
-/// An operator trait between values and with a number on either side.
+/// An operator trait between values, and with a number on either side.
 macro_rules! operator {
     ($trait:ident, $method:ident, $op:literal) => {
         impl<'g> $trait for Value<'g> {
@@ -38,7 +40,7 @@ macro_rules! operator {
 
             #[track_caller]
             fn $method(self, other: f32) -> Value<'g> {
-                self.$method(self.graph().root().scalar(other))
+                self.$method(self.float(other))
             }
         }
 
@@ -47,7 +49,10 @@ macro_rules! operator {
 
             #[track_caller]
             fn $method(self, other: i64) -> Value<'g> {
-                self.$method(self.graph().root().integer(other))
+                if other == 0 && $op == "Div" {
+                    self.fail("expected a divisor other than 0".to_owned());
+                }
+                self.$method(self.integer(other))
             }
         }
 
@@ -56,7 +61,16 @@ macro_rules! operator {
 
             #[track_caller]
             fn $method(self, other: Value<'g>) -> Value<'g> {
-                other.graph().root().scalar(self).$method(other)
+                other.float(self).$method(other)
+            }
+        }
+
+        impl<'g> $trait<Value<'g>> for i64 {
+            type Output = Value<'g>;
+
+            #[track_caller]
+            fn $method(self, other: Value<'g>) -> Value<'g> {
+                other.integer(self).$method(other)
             }
         }
     };
@@ -72,64 +86,82 @@ impl<'g> Neg for Value<'g> {
 
     #[track_caller]
     fn neg(self) -> Value<'g> {
-        self.apply("Neg", &[], vec![], |types| Ok(types[0].clone()))
+        self.apply("Neg", &[], vec![], |types| match first(types)?.dtype {
+            DType::Bool | DType::U8 => Err(format!("expected signed numbers, got {}", first(types)?)),
+            _ => Ok(first(types)?.clone()),
+        })
     }
 }
 
-/// Remainder of an integer division, with the sign of the divisor.
+/// The remainder of an integer division, with the sign of the divisor.
 impl<'g> Rem<i64> for Value<'g> {
     type Output = Value<'g>;
 
     #[track_caller]
     fn rem(self, divisor: i64) -> Value<'g> {
-        let divisor = self.graph().root().integer(divisor);
+        if divisor == 0 {
+            self.fail("expected a divisor other than 0".to_owned());
+        }
+        let divisor = self.integer(divisor);
         self.apply("Mod", &[divisor], vec![("fmod", 0_i64.into())], arithmetic)
     }
 }
 
 impl<'g> Value<'g> {
-    /// The smaller of each element and a number.
+    /// A number as a constant of this value's floating-point type.
+    #[track_caller]
+    fn float(self, number: f32) -> Value<'g> {
+        let Some(tensor) = self.tensor() else { return self };
+        self.constants().scalar_as(number.into(), tensor.dtype)
+    }
+
+    /// A number as a constant of this value's integer type.
+    #[track_caller]
+    fn integer(self, number: i64) -> Value<'g> {
+        let Some(tensor) = self.tensor() else { return self };
+        self.constants().integer_as(number, tensor.dtype)
+    }
+
+    /// Returns the smaller of each element and a number.
     #[track_caller]
     pub fn min(self, limit: f32) -> Value<'g> {
-        let limit = self.graph().root().scalar(limit);
-        self.apply("Min", &[limit], vec![], arithmetic)
+        self.apply("Min", &[self.float(limit)], vec![], arithmetic)
     }
 
-    /// The larger of each element and a number.
+    /// Returns the larger of each element and a number.
     #[track_caller]
     pub fn max(self, limit: f32) -> Value<'g> {
-        let limit = self.graph().root().scalar(limit);
-        self.apply("Max", &[limit], vec![], arithmetic)
+        self.apply("Max", &[self.float(limit)], vec![], arithmetic)
     }
 
-    /// `selfⁿ` for a constant exponent.
+    /// Returns `selfⁿ` for a constant exponent.
     #[track_caller]
     pub fn powf(self, exponent: f32) -> Value<'g> {
-        let exponent = self.graph().root().scalar(exponent);
-        self.apply("Pow", &[exponent], vec![], arithmetic)
+        self.apply("Pow", &[self.float(exponent)], vec![], arithmetic)
     }
 
-    /// Whether each element is less than the other's.
+    /// Returns whether each element is less than the other's.
     #[track_caller]
     pub fn less(self, other: Value<'g>) -> Value<'g> {
         self.apply("Less", &[other], vec![], |types| Ok(arithmetic(types)?.with_dtype(DType::Bool)))
     }
 
-    /// Whether each element is at least the other's.
+    /// Returns whether each element is at least the other's.
     #[track_caller]
     pub fn greater_or_equal(self, other: Value<'g>) -> Value<'g> {
         self.apply("GreaterOrEqual", &[other], vec![], |types| Ok(arithmetic(types)?.with_dtype(DType::Bool)))
     }
 
-    /// `yes` where this truth value holds, `no` elsewhere.
+    /// Returns `yes` where this truth value holds, and `no` elsewhere.
     #[track_caller]
     pub fn select(self, yes: Value<'g>, no: Value<'g>) -> Value<'g> {
         self.apply("Where", &[yes, no], vec![], |types| {
-            if types[0].dtype != DType::Bool {
-                return Err(format!("expected a condition of truth values, got {}", types[0]));
+            let [condition, yes, no] = types else { return Err(count(3, types)) };
+            if condition.dtype != DType::Bool {
+                return Err(format!("expected a condition of truth values, got {condition}"));
             }
             let dtype = same_dtype(&types[1..])?;
-            let shape = broadcast(&types[0].shape, &broadcast(&types[1].shape, &types[2].shape)?)?;
+            let shape = broadcast(&condition.shape, &broadcast(&yes.shape, &no.shape)?)?;
             Ok(TensorType { dtype, shape })
         })
     }

@@ -1,13 +1,14 @@
-//! Picking rows by index.
+//! Selecting rows by index.
 
+use super::two;
 use crate::{DType, TensorType, Value};
 
 impl<'g> Value<'g> {
-    /// Rows of a table: `[rows, ..]` at `[..indices]` gives `[..indices, ..]`.
+    /// Selects rows of a table: `[rows, ..]` at `[..indices]` gives `[..indices, ..]`.
     #[track_caller]
     pub fn gather(self, indices: Value<'g>) -> Value<'g> {
         self.apply("Gather", &[indices], vec![("axis", 0_i64.into())], |types| {
-            let (table, indices) = (&types[0], &types[1]);
+            let (table, indices) = two(types)?;
             let [_, rest @ ..] = &table.shape[..] else {
                 return Err(format!("expected a table, got {table}"));
             };
@@ -16,11 +17,12 @@ impl<'g> Value<'g> {
         })
     }
 
-    /// For each batch row, elements of its first axis: `[batch, n, ..]` at `[batch, ..k, 1]` gives `[batch, ..k, ..]`.
+    /// Selects elements of the second axis, separately for each row of the first: `[batch, n, ..]` at `[batch, ..k, 1]`
+    /// gives `[batch, ..k, ..]`.
     #[track_caller]
     pub fn gather_per_row(self, indices: Value<'g>) -> Value<'g> {
         self.apply("GatherND", &[indices], vec![("batch_dims", 1_i64.into())], |types| {
-            let (table, indices) = (&types[0], &types[1]);
+            let (table, indices) = two(types)?;
             check_indices(indices)?;
             match (&table.shape[..], &indices.shape[..]) {
                 ([batch, _, rest @ ..], [batch_indices, k @ .., last])
@@ -28,7 +30,7 @@ impl<'g> Value<'g> {
                 {
                     Ok(table.with_shape([std::slice::from_ref(batch), k, rest].concat()))
                 }
-                _ => Err(format!("cannot pick {indices} from {table} row by row")),
+                _ => Err(format!("cannot select {indices} from {table} row by row")),
             }
         })
     }

@@ -1,7 +1,10 @@
 //! `y_t = silu(bias + Σ_k w_k ∘ u_{t-K+1+k})`: a depthwise convolution that looks back K-1 tokens.
 
-use densessm_graph::{Attribute, DType, Operator, Scope, Value, concat, values};
-use densessm_proto::operators;
+use super::in_fp32;
+use densessm_graph::{Attribute, DType, Operator, Scope, Value, values};
+use densessm_proto::operators::{self, Schema};
+
+const SCHEMA: &Schema = &operators::CAUSAL_CONV;
 
 /// Causal depthwise convolution with carried inputs, then silu (arXiv 2312.00752, section 3.4).
 #[derive(Clone, Copy, Debug)]
@@ -25,25 +28,30 @@ pub struct ConvInputs<'g> {
 values!(ConvInputs { u, weight, state, bias, lengths });
 
 impl Operator for CausalConv {
-    const NAME: &'static str = operators::CAUSAL_CONV;
-    const DOMAIN: &'static str = operators::DOMAIN;
-    const VERSION: i64 = operators::VERSION;
+    const NAME: &'static str = SCHEMA.name;
+    const DOMAIN: &'static str = SCHEMA.domain;
+    const VERSION: i64 = SCHEMA.version;
     type Inputs<'g> = ConvInputs<'g>;
     type Outputs<'g> = [Value<'g>; 2];
+
+    fn schema(&self) -> Option<&'static Schema> {
+        Some(SCHEMA)
+    }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         Vec::new()
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: ConvInputs<'g>) -> [Value<'g>; 2] {
-        let ConvInputs { u, weight, state, bias, lengths } = inputs;
+        let activation = inputs.u.dtype();
+        let ConvInputs { u, weight, state, bias, lengths } = in_fp32(inputs);
         let taps = weight.size(0) as i64;
-        let window = concat(1, &[state.transpose([0, 2, 1]), u]); // [B, K-1+T, D]
+        let window = state.transpose([0, 2, 1]).concat(1, &[u]); // [B, K-1+T, D]
 
         let y = if u.dim(1).known() == Some(1) {
             (window * weight).reduce_sum(1)
         } else {
-            // Tap k reaches from K-1-k tokens back to as far before the end.
+            // Tap k covers the window from K-1-k tokens back to as far before its end.
             let tap = |k: i64| {
                 let end = (k + 1 < taps).then_some(k + 1 - taps);
                 window.slice(1, k, end) * weight.slice(0, k, Some(k + 1))
@@ -54,12 +62,12 @@ impl Operator for CausalConv {
 
         let present = match lengths {
             None => window.slice(1, 1 - taps, None),
-            // A row's last K-1 inputs stand in the window from its length on.
+            // A row's last K-1 inputs are in the window from the row's length on.
             Some(lengths) => {
                 let back = p.range((taps - 1) as usize).unsqueeze(-1);
                 window.gather_per_row(lengths.cast(DType::I64).unsqueeze(1).unsqueeze(2) + back)
             }
         };
-        [y.silu(), present.transpose([0, 2, 1])]
+        [y.silu().cast(activation), present.transpose([0, 2, 1])]
     }
 }

@@ -1,9 +1,14 @@
 //! Retention over a sequence, in its parallel form.
 
-use super::counted;
+use super::{counted, in_fp32};
 use crate::nn::rms_norm;
-use densessm_graph::{Attribute, DType, Operator, Scope, Value, concat, values};
-use densessm_proto::{DenseRetNet, operators};
+use densessm_graph::{Attribute, DType, Operator, Scope, Value, values};
+use densessm_proto::{
+    DenseRetNet,
+    operators::{self, Schema},
+};
+
+const SCHEMA: &Schema = &operators::RETENTION;
 
 /// Retention with rotation, decay, normaliser and carried state (arXiv 2307.08621, section 2; DenseRetNet's
 /// `γ_h = 1 - 2^(-5-h)`):
@@ -13,7 +18,7 @@ use densessm_proto::{DenseRetNet, operators};
 /// S_out = γ^L S + Σ_{i<L} γ^(L-1-i) k_iᵀ v_i          L = the row's length
 /// ```
 ///
-/// with q and k turned by their positions' angles before, and the norm taken over each head.
+/// where q and k are rotated by their positions' angles first, and the norm is taken over each head.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// H: number of heads.
@@ -29,7 +34,7 @@ pub struct RetentionInputs<'g> {
     pub q: Value<'g>,
     /// Keys `[B, T, Q]`.
     pub k: Value<'g>,
-    /// ValueList `[B, T, E]`.
+    /// Values `[B, T, E]`.
     pub v: Value<'g>,
     /// Cosines of the positions' angles `[B, T, dk/2]`.
     pub cos: Value<'g>,
@@ -65,29 +70,34 @@ pub(super) fn log_decays(heads: usize) -> Vec<f32> {
     (0..heads).map(|h| DenseRetNet::decay(h).ln() as f32).collect()
 }
 
-/// Turns the pairs (2j, 2j+1) of each head by their position's angle: `[B, T, Q] -> [B, H, T, dk]`.
+/// Rotates the pairs (2j, 2j+1) of each head by their position's angle: `[B, T, Q] -> [B, H, T, dk]`.
 ///
 /// `(a, b) -> (a cos - b sin, b cos + a sin)`
 pub(super) fn rotate<'g>(x: Value<'g>, heads: usize, cos: Value<'g>, sin: Value<'g>) -> Value<'g> {
     let dk = x.size(-1) / heads;
     let [a, b] = x.unflatten([heads, dk / 2, 2]).split(-1); // [B, T, H, dk/2, 1] each
     let (cos, sin) = (cos.unsqueeze(2).unsqueeze(-1), sin.unsqueeze(2).unsqueeze(-1));
-    concat(-1, &[a * cos - b * sin, b * cos + a * sin]).flatten(2).transpose([0, 2, 1, 3])
+    (a * cos - b * sin).concat(-1, &[b * cos + a * sin]).flatten(2).transpose([0, 2, 1, 3])
 }
 
 impl Operator for Retention {
-    const NAME: &'static str = operators::RETENTION;
-    const DOMAIN: &'static str = operators::DOMAIN;
-    const VERSION: i64 = operators::VERSION;
+    const NAME: &'static str = SCHEMA.name;
+    const DOMAIN: &'static str = SCHEMA.domain;
+    const VERSION: i64 = SCHEMA.version;
     type Inputs<'g> = RetentionInputs<'g>;
     type Outputs<'g> = [Value<'g>; 2];
+
+    fn schema(&self) -> Option<&'static Schema> {
+        Some(SCHEMA)
+    }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![("heads", (self.heads as i64).into()), ("epsilon", self.epsilon.into())]
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: RetentionInputs<'g>) -> [Value<'g>; 2] {
-        let RetentionInputs { q, k, v, cos, sin, scale, state, gate, norm, lengths } = inputs;
+        let activation = inputs.v.dtype();
+        let RetentionInputs { q, k, v, cos, sin, scale, state, gate, norm, lengths } = in_fp32(inputs);
         let (heads, dv) = (self.heads, v.size(-1) / self.heads);
         let (q, k) = (rotate(q, heads, cos, sin), rotate(k, heads, cos, sin)); // [B, H, T, dk]
         let v = v.unflatten([heads, dv]).transpose([0, 2, 1, 3]); // [B, H, T, dv]
@@ -96,7 +106,7 @@ impl Operator for Retention {
         let i = counted(p, q.dim(2)).cast(DType::F32); // [T]
         let zero = p.scalar(0.0);
 
-        // D_ij = γ^(i-j) for i ≥ j, else 0; the exponent is held at 0 where it does not count.
+        // D_ij = γ^(i-j) for i ≥ j, else 0; the exponent is clamped to 0 where it is masked.
         let apart = i.unsqueeze(-1) - i.unsqueeze(0); // [T, T]
         let decay = apart.greater_or_equal(zero).select((log_decay * apart.relu()).exp(), zero); // [H, T, T]
         let reach = (log_decay * (i.unsqueeze(-1) + 1.0)).exp(); // γ^(i+1): [H, T, 1]
@@ -107,6 +117,6 @@ impl Operator for Retention {
         let left = length - 1.0 - i.unsqueeze(-1); // tokens after token i: [B, 1, T, 1]
         let weight = left.greater_or_equal(zero).select((log_decay * left.relu()).exp(), zero); // [B, H, T, 1]
         let state = (log_decay * length).exp() * state + (k * weight).transpose([0, 1, 3, 2]).matmul(v);
-        [o, state]
+        [o.cast(activation), state]
     }
 }

@@ -1,8 +1,16 @@
 //! One token of retention.
 
-use super::retention::{norm_and_gate, rotate};
+use super::{
+    in_fp32,
+    retention::{norm_and_gate, rotate},
+};
 use densessm_graph::{Attribute, Operator, Scope, Value, values};
-use densessm_proto::{DenseRetNet, operators};
+use densessm_proto::{
+    DenseRetNet,
+    operators::{self, Schema},
+};
+
+const SCHEMA: &Schema = &operators::RETENTION_STEP;
 
 /// One token of [`Retention`](super::Retention): `S ← γ S + kᵀ v`, `o = RMSNorm(scale ∘ q S) ∘ gate`.
 #[derive(Clone, Copy, Debug)]
@@ -39,18 +47,23 @@ pub struct RetentionStepInputs<'g> {
 values!(RetentionStepInputs { q, k, v, cos, sin, scale, state, gate, norm });
 
 impl Operator for RetentionStep {
-    const NAME: &'static str = operators::RETENTION_STEP;
-    const DOMAIN: &'static str = operators::DOMAIN;
-    const VERSION: i64 = operators::VERSION;
+    const NAME: &'static str = SCHEMA.name;
+    const DOMAIN: &'static str = SCHEMA.domain;
+    const VERSION: i64 = SCHEMA.version;
     type Inputs<'g> = RetentionStepInputs<'g>;
     type Outputs<'g> = [Value<'g>; 2];
+
+    fn schema(&self) -> Option<&'static Schema> {
+        Some(SCHEMA)
+    }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![("heads", (self.heads as i64).into()), ("epsilon", self.epsilon.into())]
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: RetentionStepInputs<'g>) -> [Value<'g>; 2] {
-        let RetentionStepInputs { q, k, v, cos, sin, scale, state, gate, norm } = inputs;
+        let activation = inputs.v.dtype();
+        let RetentionStepInputs { q, k, v, cos, sin, scale, state, gate, norm } = in_fp32(inputs);
         let (heads, dv) = (self.heads, v.size(-1) / self.heads);
         let (q, k) = (rotate(q, heads, cos, sin), rotate(k, heads, cos, sin)); // [B, H, 1, dk]
         let v = v.unflatten([heads, dv]).transpose([0, 2, 1, 3]); // [B, H, 1, dv]
@@ -59,6 +72,6 @@ impl Operator for RetentionStep {
         let decay = p.floats("decay", &decays).unsqueeze(-1).unsqueeze(-1); // [H, 1, 1]
         let state = decay * state + k.transpose([0, 1, 3, 2]) * v; // [B, H, dk, dv]
         let o = norm_and_gate(q.matmul(state).transpose([0, 2, 1, 3]), scale, norm, gate, self.epsilon);
-        [o, state]
+        [o.cast(activation), state]
     }
 }

@@ -1,11 +1,13 @@
 //! The selective scan over a sequence, with dense hidden-state connections.
 //!
-//! A neighbour's contribution is that neighbour's own scan, read out with another vector; so it is computed again
-//! here instead of being held for a whole prompt as `[T, D, N]`.
+//! A neighbour's contribution is that neighbour's own scan, read out with another vector. It is recomputed here, for its
+//! states over a whole prompt, `[T, D, N]`, would take too much memory.
 
-use super::valid;
+use super::{in_fp32, valid};
 use densessm_graph::{Attribute, Operator, Scope, Value, values};
-use densessm_proto::operators;
+use densessm_proto::operators::{self, Schema};
+
+const SCHEMA: &Schema = &operators::SELECTIVE_SCAN;
 
 /// The selective scan (arXiv 2312.00752, section 3.2) with dense neighbours (arXiv 2403.00818, section 3.3):
 ///
@@ -19,11 +21,11 @@ use densessm_proto::operators;
 /// `(G ∘ P h) c = silu(channel_gate) ∘ (h · Pᵀ (silu(state_gate) ∘ c))`.
 #[derive(Clone, Copy, Debug)]
 pub struct SelectiveScan {
-    /// How many neighbours are read.
+    /// Number of neighbours that are read.
     pub neighbours: usize,
 }
 
-/// One layer's recurrence, from which its hidden states follow.
+/// The operands that a layer's hidden states follow from.
 #[derive(Clone, Copy, Debug)]
 pub struct Recurrence<'g> {
     /// Inputs `[B, T, D]`.
@@ -53,20 +55,20 @@ pub struct ScanInputs<'g> {
     pub z: Value<'g>,
     /// Valid tokens of each right-padded row, int32 `[B]`.
     pub lengths: Value<'g>,
-    /// Channels' gate before silu `[B, T, D]`; what it gates is multiplied with 1 if absent.
+    /// Channels' gate before silu `[B, T, D]`; no gate if absent.
     pub channel_gate: Option<Value<'g>>,
-    /// States' gate before silu `[B, T, N]`; likewise.
+    /// States' gate before silu `[B, T, N]`; no gate if absent.
     pub state_gate: Option<Value<'g>>,
     /// The layers below that are read, nearest first.
     pub neighbours: Vec<Recurrence<'g>>,
-    /// Their projections `[N, N]`; identities if there are none.
+    /// Their projections `[N, N]`; the identity if there are none.
     pub projections: Vec<Value<'g>>,
 }
 
 values!(Recurrence { u, delta, delta_bias, a, b, state });
 values!(ScanInputs { own, c, skip, z, lengths, channel_gate, state_gate, neighbours, projections });
 
-/// The vectors `[B, T, N]` that neighbours' states are read with: `P_iᵀ (silu(state_gate) ∘ c)`.
+/// The vectors `[B, T, N]` that read out the neighbours' states: `P_iᵀ (silu(state_gate) ∘ c)`.
 pub(super) fn readouts<'g>(
     c: Value<'g>,
     state_gate: Option<Value<'g>>,
@@ -83,11 +85,11 @@ pub(super) fn fused<'g>(own: Value<'g>, channel_gate: Option<Value<'g>>, dense: 
     own + channel_gate.map_or(dense, |gate| gate.silu() * dense)
 }
 
-/// What drives one token's step_once: `[Δ, Δ u, b, r]`, each with the axis it lacks of `[B, D, N]` as one of size 1.
+/// The inputs of one token, `[Δ, Δ u, b, r]`, each with a size of 1 for the axis of `[B, D, N]` that it lacks.
 type Slice<'g> = [Value<'g>; 4];
 
 impl<'g> Recurrence<'g> {
-    /// What drives the recurrence over time, Δ being 0 behind each row's end: decay 1, input 0.
+    /// The inputs of every token. Δ is 0 after each row's end, which keeps the state: decay 1, input 0.
     fn discretize(self, readout: Value<'g>, valid: Value<'g>) -> Slice<'g> {
         let delta = (self.delta + self.delta_bias).softplus() * valid;
         let (of_channels, of_states) = (|x: Value<'g>| x.unsqueeze(-1), |x: Value<'g>| x.unsqueeze(2));
@@ -96,24 +98,30 @@ impl<'g> Recurrence<'g> {
 }
 
 /// `h_t = exp(Δ_t a) ∘ h_{t-1} + (Δ_t u_t) b_tᵀ`, read out as `h_t r_t`: returns `[B, D, N]` and `[B, D, 1]`.
-fn step_once<'g>(a: Value<'g>, h: Value<'g>, [delta, discretize, b, readout]: Slice<'g>) -> (Value<'g>, Value<'g>) {
-    let h = (delta * a).exp() * h + discretize * b;
+fn step_once<'g>(a: Value<'g>, h: Value<'g>, [delta, input, b, readout]: Slice<'g>) -> (Value<'g>, Value<'g>) {
+    let h = (delta * a).exp() * h + input * b;
     (h, (h * readout).reduce_sum(-1))
 }
 
 impl Operator for SelectiveScan {
-    const NAME: &'static str = operators::SELECTIVE_SCAN;
-    const DOMAIN: &'static str = operators::DOMAIN;
-    const VERSION: i64 = operators::VERSION;
+    const NAME: &'static str = SCHEMA.name;
+    const DOMAIN: &'static str = SCHEMA.domain;
+    const VERSION: i64 = SCHEMA.version;
     type Inputs<'g> = ScanInputs<'g>;
     type Outputs<'g> = [Value<'g>; 2];
+
+    fn schema(&self) -> Option<&'static Schema> {
+        Some(SCHEMA)
+    }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![("neighbours", (self.neighbours as i64).into())]
     }
 
     fn body<'g>(&self, p: Scope<'g>, inputs: ScanInputs<'g>) -> [Value<'g>; 2] {
-        let ScanInputs { own, c, skip, z, lengths, channel_gate, state_gate, neighbours, projections } = inputs;
+        let activation = inputs.own.u.dtype();
+        let ScanInputs { own, c, skip, z, lengths, channel_gate, state_gate, neighbours, projections } =
+            in_fp32(inputs);
         let readouts = readouts(c, state_gate, neighbours.len(), &projections);
         let valid = valid(p, lengths, own.u);
         let states = (own.state, neighbours.iter().map(|n| n.state).collect::<Vec<_>>());
@@ -137,6 +145,6 @@ impl Operator for SelectiveScan {
             ((h, others), (y, sum))
         });
         let y = fused(y.squeeze(-1), channel_gate, dense.map(|dense| dense.squeeze(-1)));
-        [(y + skip * own.u) * z.silu(), state]
+        [((y + skip * own.u) * z.silu()).cast(activation), state]
     }
 }

@@ -1,5 +1,5 @@
-//! A model whose scores are a plain function of the tokens it consumed, so that a lost, doubled or swapped token
-//! changes every score after it; and a bundle that says it holds the graphs asked for.
+//! A model whose scores are a function of all the tokens that it consumed, so that a token that is lost, doubled or
+//! swapped changes every score after it; and a bundle whose manifest lists the given graphs.
 
 use densessm_generate::Tokenizer;
 use densessm_proto::{
@@ -7,14 +7,13 @@ use densessm_proto::{
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
 };
 use densessm_session::{
-    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, StateStore, States, TokenBatch, Values,
-    signature,
+    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeId, RuntimeInfo, Snapshot, StateStore, States, TokenBatch,
+    Values, Version, signature,
 };
 use std::{
-    any::Any,
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, atomic::AtomicBool, atomic::AtomicUsize, atomic::Ordering},
 };
 
 pub(crate) const VOCABULARY: usize = 1024;
@@ -29,10 +28,10 @@ pub(crate) fn tokenizer() -> Tokenizer {
     Tokenizer::open(checkpoint()).unwrap()
 }
 
-/// What the fake says next.
+/// What the fake model generates.
 #[derive(Clone)]
 pub(crate) enum Speech {
-    /// Scores without rhyme or reason, all determined by the whole history.
+    /// Pseudo-random scores, determined by the whole history.
     Noise,
     /// After `start` tokens of prompt these, one after the other; then the last one again and again.
     Script { start: usize, tokens: Vec<u32> },
@@ -50,25 +49,49 @@ pub(crate) struct FakeModel {
     pub(crate) fails_at: Option<usize>,
     /// Sets a flag during the call with this number.
     pub(crate) cancels_at: Option<(usize, Arc<AtomicBool>)>,
+    /// How often states were copied to the host.
+    pub(crate) snapshots: Arc<AtomicUsize>,
     logits: Vec<f32>,
 }
 
+/// All tokens that each row has consumed.
 #[derive(Clone)]
-struct History(Vec<Vec<i64>>);
+struct History {
+    rows: Vec<Vec<i64>>,
+    snapshots: Arc<AtomicUsize>,
+}
 
 impl StateStore for History {
     fn fork(&self) -> Result<Box<dyn StateStore>, Error> {
         Ok(Box::new(self.clone()))
     }
 
-    fn tensors(&self) -> Result<BTreeMap<String, HostTensor>, Error> {
-        let values = self.0.concat();
-        let shape = vec![self.0.len(), values.len() / self.0.len()];
-        Ok(BTreeMap::from([(HISTORY.to_owned(), HostTensor { shape, values: Values::Int64(values) })]))
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn StateStore>, Error> {
+        let rows = rows.iter().map(|&row| self.rows[row].clone()).collect();
+        Ok(Box::new(Self { rows, snapshots: Arc::clone(&self.snapshots) }))
     }
 
-    fn as_any(&mut self) -> &mut dyn Any {
-        self
+    fn join(&mut self, other: &dyn StateStore, rows: &[usize]) -> Result<(), Error> {
+        let other: &Self = other.downcast_ref()?;
+        self.rows.extend(rows.iter().map(|&row| other.rows[row].clone()));
+        Ok(())
+    }
+
+    fn swap_remove(&mut self, row: usize) -> Result<(), Error> {
+        self.rows.swap_remove(row);
+        Ok(())
+    }
+
+    fn reserve(&mut self, additional: usize) -> Result<(), Error> {
+        self.rows.reserve(additional);
+        Ok(())
+    }
+
+    fn tensors(&self) -> Result<BTreeMap<String, HostTensor>, Error> {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
+        let values = self.rows.concat();
+        let shape = vec![self.rows.len(), values.len() / self.rows.len()];
+        Ok(BTreeMap::from([(HISTORY.to_owned(), HostTensor { shape, values: Values::Int64(values) })]))
     }
 }
 
@@ -114,22 +137,29 @@ impl FakeModel {
         std::fs::write(folder.path().join(MANIFEST_FILE), serde_json::to_vec(&manifest).unwrap()).unwrap();
         Self {
             bundle: Bundle::open(folder.path()).unwrap(),
-            info: RuntimeInfo { runtime: "fake", version: "0".to_owned(), device: Device::Cpu },
+            info: RuntimeInfo::new(RuntimeId::Other("fake"), Version::new(0, 0, 0), Device::CPU),
             speech,
             calls: Vec::new(),
             fails_at: None,
             cancels_at: None,
+            snapshots: Arc::default(),
             logits: Vec::new(),
         }
+    }
+
+    fn states(&self, rows: Vec<Vec<i64>>, lengths: Vec<i64>) -> States {
+        let history = History { rows, snapshots: Arc::clone(&self.snapshots) };
+        States::new(&self.bundle, Box::new(history), lengths)
     }
 
     pub(crate) fn both(speech: Speech) -> Self {
         Self::new(&[GraphKind::Parallel, GraphKind::Recurrent], speech)
     }
 
+    /// Feeds each row as many tokens.
     fn call(&mut self, graph: GraphKind, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
         assert!(self.bundle.manifest().graph(graph).is_some(), "a graph the bundle does not hold was called");
-        assert_eq!(states.batch(), 1);
+        let width = tokens.len() / states.batch();
         self.calls.push((graph, tokens.len()));
         let call = self.calls.len() - 1;
         if let Some((at, flag)) = &self.cancels_at
@@ -138,12 +168,15 @@ impl FakeModel {
             flag.store(true, Ordering::Relaxed);
         }
         if self.fails_at == Some(call) {
-            return Err(Error::Runtime { what: "fake".to_owned(), problem: "failed as told".to_owned() });
+            return Err(Error::Runtime { what: "fake".to_owned(), problem: "failed on purpose".to_owned() });
         }
-        let History(rows) = states.store(&self.bundle)?;
-        rows[0].extend_from_slice(tokens);
-        self.logits = self.speech.scores(&rows[0]);
-        states.advance([tokens.len()]);
+        let History { rows, .. } = states.store(&self.bundle)?;
+        self.logits.clear();
+        for (row, tokens) in rows.iter_mut().zip(tokens.chunks(width)) {
+            row.extend_from_slice(tokens);
+            self.logits.extend(self.speech.scores(row));
+        }
+        states.advance(vec![width; tokens.len() / width]);
         Ok(Logits { positions: 1, vocabulary: VOCABULARY, values: &self.logits })
     }
 }
@@ -179,29 +212,27 @@ impl Model for FakeModel {
     }
 
     fn initial_states(&mut self, batch: usize) -> Result<States, Error> {
-        Ok(States::new(&self.bundle, Box::new(History(vec![Vec::new(); batch])), vec![0; batch]))
+        Ok(self.states(vec![Vec::new(); batch], vec![0; batch]))
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<States, Error> {
         match snapshot.tensors().get(HISTORY).map(|history| &history.values) {
-            Some(Values::Int64(tokens)) => {
-                Ok(States::new(&self.bundle, Box::new(History(vec![tokens.clone()])), snapshot.lengths().to_vec()))
-            }
+            Some(Values::Int64(tokens)) => Ok(self.states(vec![tokens.clone()], snapshot.lengths().to_vec())),
             _ => Err(Error::Input { name: HISTORY.to_owned(), problem: "missing".to_owned() }),
         }
     }
 
     fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
-        assert_eq!(tokens.lengths(), [tokens.width()]);
+        assert!(tokens.lengths().iter().all(|&length| length == tokens.width()));
         self.call(GraphKind::Parallel, tokens.ids(), states)
     }
 
     fn step(&mut self, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
-        assert_eq!(tokens.len(), 1);
+        assert_eq!(tokens.len(), states.batch());
         self.call(GraphKind::Recurrent, tokens, states)
     }
 
-    fn run(&mut self, _: GraphKind, _: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error> {
-        Err(Error::Unusable { what: "fake".to_owned(), problem: "has no graphs".to_owned() })
+    fn run(&mut self, kind: GraphKind, _: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>, Error> {
+        Err(Error::NotLoaded { graph: kind })
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::fake::{FakeModel, Speech, VOCABULARY, tokenizer};
 use densessm_generate::{
-    Error, FinishReason, GenerateOptions, Generation, PREFILL_CHUNK, Piece, Progress, Prompt, Sampling, TextPosition,
-    Tokenizer, generate,
+    Error, FinishReason, GenerateOptions, Generation, PREFILL_CHUNK, Piece, Prompt, Sampling, SavedSequence,
+    TextPosition, Tokenizer, generate, resume,
 };
 use densessm_proto::GraphKind::{self, Parallel, Recurrent};
 use densessm_session::{Model, Snapshot};
@@ -13,15 +13,15 @@ const NEWLINE: u32 = 13;
 const EOS: u32 = 2;
 
 fn sampled(max_new_tokens: usize, seed: u64) -> GenerateOptions {
-    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 0.95, seed };
-    GenerateOptions { max_new_tokens, sampling, ..GenerateOptions::default() }
+    let sampling = Sampling::new(1.0).with_top_p(0.95).with_seed(seed);
+    GenerateOptions::default().with_max_new_tokens(max_new_tokens).with_sampling(sampling)
 }
 
 fn long_prompt(length: usize) -> Vec<u32> {
     (0..length as u32).map(|i| 259 + (i * 37) % 700).collect()
 }
 
-/// Token ids, text and end of all pieces to come.
+/// Token ids, text and finish reason of all pieces to come.
 fn drain(generation: &mut Generation<'_>) -> (Vec<u32>, String, Option<FinishReason>) {
     let pieces: Vec<Piece> = generation.map(Result::unwrap).collect();
     let ended = pieces.iter().position(|piece| piece.finish.is_some());
@@ -42,7 +42,17 @@ fn run(
     drain(&mut generate(model, tokenizer, prompt, options).unwrap())
 }
 
-/// A model that says this text after this prompt, and then for ever the last token.
+/// Continues a saved sequence without a further prompt.
+fn run_on(
+    model: &mut FakeModel,
+    tokenizer: &Tokenizer,
+    saved: SavedSequence,
+    options: GenerateOptions,
+) -> (Vec<u32>, String, Option<FinishReason>) {
+    drain(&mut resume(model, tokenizer, saved, None, options).unwrap())
+}
+
+/// A model that generates these tokens after this prompt, and then repeats the last one.
 fn speaker(tokenizer: &Tokenizer, prompt: &str, tokens: Vec<u32>) -> FakeModel {
     let start = tokenizer.encode(prompt, TextPosition::Start).unwrap().len();
     FakeModel::both(Speech::Script { start, tokens })
@@ -56,14 +66,14 @@ fn says(tokenizer: &Tokenizer, prompt: &str, text: &str) -> FakeModel {
 fn chunked_prefill_equals_steps_and_either_graph_alone() {
     let tokenizer = tokenizer();
     for length in [1, 2, PREFILL_CHUNK, PREFILL_CHUNK + 1, 2 * PREFILL_CHUNK + 176] {
-        let run_on = |graphs: &[GraphKind]| {
+        let on_graphs = |graphs: &[GraphKind]| {
             let mut model = FakeModel::new(graphs, Speech::Noise);
             let made = run(&mut model, &tokenizer, Prompt::tokens(long_prompt(length)), sampled(12, 3));
             (made, model.calls)
         };
-        let (both, calls) = run_on(&[Parallel, Recurrent]);
-        let (recurrent, steps) = run_on(&[Recurrent]);
-        let (parallel, _) = run_on(&[Parallel]);
+        let (both, calls) = on_graphs(&[Parallel, Recurrent]);
+        let (recurrent, steps) = on_graphs(&[Recurrent]);
+        let (parallel, _) = on_graphs(&[Parallel]);
         assert_eq!(both, recurrent);
         assert_eq!(both, parallel);
         assert_eq!(steps.len(), length + 11);
@@ -83,8 +93,8 @@ fn chunked_prefill_equals_steps_and_either_graph_alone() {
 fn a_graph_that_was_not_loaded_is_not_called() {
     let tokenizer = tokenizer();
     let mut model = FakeModel::both(Speech::Noise);
-    let options = GenerateOptions { graphs: Some(vec![Recurrent]), ..sampled(3, 0) };
-    run(&mut model, &tokenizer, Prompt::tokens(long_prompt(9)), options);
+    let generation = generate(&mut model, &tokenizer, Prompt::tokens(long_prompt(9)), sampled(3, 0)).unwrap();
+    drain(&mut generation.with_graphs(&[Recurrent]));
     assert_eq!(model.calls, [(Recurrent, 1); 11]);
 }
 
@@ -118,10 +128,10 @@ fn a_sequence_paused_anywhere_goes_on_as_if_it_had_not_been() {
         let mut first = generate(&mut model, &tokenizer, Prompt::tokens(long_prompt(30)), sampled(pause, 9)).unwrap();
         let (mut tokens, _, finish) = drain(&mut first);
         assert_eq!(finish, Some(FinishReason::Length));
-        let progress = first.into_progress();
-        assert_eq!(progress.states.lengths(), [30 + pause as i64 - 1]);
-        assert_eq!(progress.pending, [*tokens.last().unwrap_or(&long_prompt(30)[29])]);
-        let (rest, _, _) = run(&mut model, &tokenizer, Prompt::resume(progress), sampled(24 - pause, 9));
+        let saved = first.into_saved();
+        assert_eq!(saved.states.lengths(), [30 + pause as i64 - 1]);
+        assert_eq!(saved.pending, [*tokens.last().unwrap_or(&long_prompt(30)[29])]);
+        let (rest, _, _) = run_on(&mut model, &tokenizer, saved, sampled(24 - pause, 9));
         tokens.extend(rest);
         assert_eq!(tokens, whole.0, "paused after {pause} tokens");
     }
@@ -132,14 +142,16 @@ fn a_paused_text_goes_on_with_its_spaces_and_without_a_second_beginning() {
     let tokenizer = tokenizer();
     let words = "the king is dead, long live the king";
     let mut model = says(&tokenizer, "Hear:", words);
-    let options = |max_new_tokens| GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+    let options = || GenerateOptions::default().with_max_new_tokens(1);
     let length = tokenizer.encode(words, TextPosition::After).unwrap().len();
     let mut text = String::new();
-    let mut prompt = Prompt::text("Hear:");
-    for _ in 0..length {
-        let mut generation = generate(&mut model, &tokenizer, prompt, options(1)).unwrap();
+    let mut generation = generate(&mut model, &tokenizer, Prompt::text("Hear:"), options()).unwrap();
+    text.push_str(&drain(&mut generation).1);
+    let mut saved = generation.into_saved();
+    for _ in 1..length {
+        let mut generation = resume(&mut model, &tokenizer, saved, None, options()).unwrap();
         text.push_str(&drain(&mut generation).1);
-        prompt = Prompt::resume(generation.into_progress());
+        saved = generation.into_saved();
     }
     assert_eq!(text, words);
 }
@@ -156,10 +168,11 @@ fn a_prompt_after_states_is_read_as_if_it_had_been_there_from_the_start() {
     let mut model = FakeModel::both(Speech::Noise);
     let mut system = generate(&mut model, &tokenizer, Prompt::text("KING RICHARD:\n"), sampled(0, 4)).unwrap();
     assert_eq!(drain(&mut system), (vec![], String::new(), Some(FinishReason::Length)));
-    let system = system.into_progress();
+    let system = system.into_saved();
     for _ in 0..2 {
-        let progress = system.fork().unwrap();
-        assert_eq!(run(&mut model, &tokenizer, Prompt::text(second).after(progress), sampled(10, 4)), whole);
+        let saved = system.fork().unwrap();
+        let prompt = Some(Prompt::text(second));
+        assert_eq!(drain(&mut resume(&mut model, &tokenizer, saved, prompt, sampled(10, 4)).unwrap()), whole);
     }
 }
 
@@ -173,11 +186,11 @@ fn a_saved_sequence_goes_on_in_another_process_as_if_it_had_not_been_paused() {
         let mut model = FakeModel::both(Speech::Noise);
         let mut first = generate(&mut model, &tokenizer, Prompt::text("KING:\n"), sampled(pause, 5)).unwrap();
         let (mut made, ..) = drain(&mut first);
-        first.into_progress().snapshot().unwrap().save(&file).unwrap();
+        first.into_saved().snapshot().unwrap().save(&file).unwrap();
 
         let mut model = FakeModel::both(Speech::Noise);
-        let progress = Progress::restore(&mut model, &Snapshot::load(&file).unwrap()).unwrap();
-        made.extend(run(&mut model, &tokenizer, Prompt::resume(progress), sampled(12 - pause, 5)).0);
+        let saved = SavedSequence::restore(&mut model, &Snapshot::load(&file).unwrap()).unwrap();
+        made.extend(run_on(&mut model, &tokenizer, saved, sampled(12 - pause, 5)).0);
         assert_eq!(made, whole.0);
     }
 }
@@ -188,18 +201,18 @@ fn a_snapshot_without_pending_tokens_needs_a_prompt_and_one_with_nonsense_is_an_
     let mut model = FakeModel::both(Speech::Noise);
     let mut read = generate(&mut model, &tokenizer, Prompt::text("KING:\n"), sampled(0, 0)).unwrap();
     drain(&mut read);
-    let mut snapshot = read.into_progress().snapshot().unwrap();
+    let mut snapshot = read.into_saved().snapshot().unwrap();
     for nonsense in ["", "[-1]", "[1, \"a\"]", "{}"] {
         snapshot.metadata_mut().insert("pending_tokens".to_owned(), nonsense.to_owned());
-        let error = Progress::restore(&mut model, &snapshot).err().map(|error| error.to_string());
+        let error = SavedSequence::restore(&mut model, &snapshot).err().map(|error| error.to_string());
         assert_eq!(error, Some(format!("states: expected a list of token ids as pending tokens, got `{nonsense}`")));
     }
     snapshot.metadata_mut().clear();
-    let progress = Progress::restore(&mut model, &snapshot).unwrap();
-    let alone = generate(&mut model, &tokenizer, Prompt::resume(progress.fork().unwrap()), sampled(3, 0)).err();
+    let saved = SavedSequence::restore(&mut model, &snapshot).unwrap();
+    let alone = resume(&mut model, &tokenizer, saved.fork().unwrap(), None, sampled(3, 0)).err();
     assert!(matches!(alone, Some(Error::EmptyPrompt)));
-    let prompt = Prompt::text("No.").after(progress);
-    assert_eq!(run(&mut model, &tokenizer, prompt, sampled(3, 0)).0.len(), 3);
+    let prompt = Some(Prompt::text("No."));
+    assert_eq!(drain(&mut resume(&mut model, &tokenizer, saved, prompt, sampled(3, 0)).unwrap()).0.len(), 3);
 }
 
 #[test]
@@ -210,7 +223,7 @@ fn a_stop_string_that_spans_tokens_ends_the_text_before_it() {
         [("\n\nLADY", "I am a king."), ("ing", "I am a k"), ("NE:\nN", "I am a king.\n\nLADY AN"), ("I", "")]
     {
         let mut model = says(&tokenizer, "Say:", text);
-        let options = GenerateOptions { stop: vec!["not there".into(), stop.into()], ..GenerateOptions::default() };
+        let options = GenerateOptions::default().with_stop(["not there", stop]);
         let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
         let mut shown = String::new();
         for piece in &mut generation {
@@ -227,8 +240,7 @@ fn text_that_only_looked_like_a_stop_string_is_given_late_but_whole() {
     let text = "king, king, kingdom";
     let length = tokenizer.encode(text, TextPosition::After).unwrap().len();
     let mut model = says(&tokenizer, "Say:", text);
-    let options =
-        GenerateOptions { stop: vec!["king, kingdoms".into()], max_new_tokens: length, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().with_stop(["king, kingdoms"]).with_max_new_tokens(length);
     let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
     assert_eq!(generation.read_to_end().unwrap(), (text.to_owned(), Some(FinishReason::Length)));
     assert_eq!(generation.read_to_end().unwrap(), (String::new(), None));
@@ -239,7 +251,7 @@ fn a_newline_stops_at_once_though_its_run_of_bytes_is_still_open() {
     let tokenizer = tokenizer();
     let word = tokenizer.encode("king", TextPosition::After).unwrap();
     let mut model = speaker(&tokenizer, "Say:", [word.as_slice(), &[NEWLINE, NEWLINE, word[0]]].concat());
-    let options = GenerateOptions { stop: vec!["\n".into()], ..GenerateOptions::default() };
+    let options = GenerateOptions::default().with_stop(["\n"]);
     let (made, text, finish) = run(&mut model, &tokenizer, Prompt::text("Say:"), options);
     assert_eq!((made, text.as_str(), finish), ([word, vec![NEWLINE]].concat(), "king", Some(FinishReason::StopString)));
 }
@@ -249,13 +261,13 @@ fn the_end_of_sequence_token_ends_it_and_has_no_text() {
     let tokenizer = tokenizer();
     let word = tokenizer.encode("king\n", TextPosition::After).unwrap();
     let mut model = speaker(&tokenizer, "Say:", [word.as_slice(), &[EOS, word[0]]].concat());
-    let options = GenerateOptions { eos: vec![EOS], ..GenerateOptions::default() };
+    let options = GenerateOptions::default().with_eos([EOS]);
     let mut generation = generate(&mut model, &tokenizer, Prompt::text("Say:"), options).unwrap();
     let (made, text, finish) = drain(&mut generation);
     assert_eq!((text.as_str(), finish), ("king\n", Some(FinishReason::EndOfSequence)));
     assert_eq!(made.last(), Some(&EOS));
     assert!(generation.next().is_none());
-    assert_eq!(generation.into_progress().pending, [EOS]);
+    assert_eq!(generation.into_saved().pending, [EOS]);
 }
 
 #[test]
@@ -264,15 +276,15 @@ fn cancelling_ends_with_what_was_made_and_the_sequence_can_go_on() {
     let whole = run(&mut FakeModel::both(Speech::Noise), &tokenizer, Prompt::tokens(long_prompt(5)), sampled(20, 1));
     let mut model = FakeModel::both(Speech::Noise);
     let flag = Arc::new(AtomicBool::new(false));
-    let options = GenerateOptions { cancel: Some(flag.clone()), ..sampled(20, 1) };
-    let mut generation = generate(&mut model, &tokenizer, Prompt::tokens(long_prompt(5)), options).unwrap();
+    let generation = generate(&mut model, &tokenizer, Prompt::tokens(long_prompt(5)), sampled(20, 1)).unwrap();
+    let mut generation = generation.cancelled_by(flag.clone());
     let mut made: Vec<u32> = generation.by_ref().take(7).filter_map(|piece| piece.unwrap().token).collect();
     flag.store(true, Ordering::Relaxed);
     let last = generation.next().unwrap().unwrap();
     assert_eq!((last.token, last.finish), (None, Some(FinishReason::Cancelled)));
     assert!(generation.next().is_none());
-    let progress = generation.into_progress();
-    made.extend(run(&mut model, &tokenizer, Prompt::resume(progress), sampled(13, 1)).0);
+    let saved = generation.into_saved();
+    made.extend(run_on(&mut model, &tokenizer, saved, sampled(13, 1)).0);
     assert_eq!(made, whole.0);
 }
 
@@ -285,13 +297,14 @@ fn a_long_prompt_can_be_cancelled_between_chunks_and_read_on() {
         let flag = Arc::new(AtomicBool::new(false));
         let mut model = FakeModel::both(Speech::Noise);
         model.cancels_at = Some((1, flag.clone()));
-        let options = GenerateOptions { cancel: Some(flag), ..sampled(new_tokens, 1) };
-        let mut generation = generate(&mut model, &tokenizer, Prompt::tokens(prompt.clone()), options).unwrap();
+        let options = sampled(new_tokens, 1);
+        let generation = generate(&mut model, &tokenizer, Prompt::tokens(prompt.clone()), options).unwrap();
+        let mut generation = generation.cancelled_by(flag);
         assert_eq!(drain(&mut generation), (vec![], String::new(), Some(FinishReason::Cancelled)));
-        let progress = generation.into_progress();
-        assert_eq!(progress.states.lengths(), [2 * PREFILL_CHUNK as i64]);
-        assert_eq!(progress.pending, prompt[2 * PREFILL_CHUNK..]);
-        assert_eq!(run(&mut model, &tokenizer, Prompt::resume(progress), sampled(5, 1)).0, whole.0);
+        let saved = generation.into_saved();
+        assert_eq!(saved.states.lengths(), [2 * PREFILL_CHUNK as i64]);
+        assert_eq!(saved.pending, prompt[2 * PREFILL_CHUNK..]);
+        assert_eq!(run_on(&mut model, &tokenizer, saved, sampled(5, 1)).0, whole.0);
     }
 }
 
@@ -310,11 +323,11 @@ fn after_an_error_of_the_model_the_sequence_can_go_on() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error.to_string(), "fake: failed as told");
+        assert_eq!(error.to_string(), "fake: failed on purpose");
         assert!(generation.next().is_none());
-        let progress = generation.into_progress();
+        let saved = generation.into_saved();
         let left = 8 - made.len();
-        made.extend(run(&mut model, &tokenizer, Prompt::resume(progress), sampled(left, 1)).0);
+        made.extend(run_on(&mut model, &tokenizer, saved, sampled(left, 1)).0);
         assert_eq!(made, whole.0);
     }
 }
@@ -333,7 +346,7 @@ fn statistics_count_prompt_and_new_tokens() {
 }
 
 #[test]
-fn what_cannot_be_gone_on_from_is_an_error() {
+fn what_cannot_be_continued_is_an_error() {
     let tokenizer = tokenizer();
     let mut model = FakeModel::both(Speech::Noise);
     let mut error = |prompt: Prompt, options: GenerateOptions| match generate(&mut model, &tokenizer, prompt, options) {
@@ -344,18 +357,18 @@ fn what_cannot_be_gone_on_from_is_an_error() {
     assert!(matches!(error(Prompt::tokens([]), GenerateOptions::default()), Error::EmptyPrompt));
     let token = error(Prompt::tokens([5, VOCABULARY as u32]), GenerateOptions::default()).to_string();
     assert_eq!(token, "prompt: token 1024 outside the vocabulary, expected an id below 1024");
-    let options = GenerateOptions { stop: vec![String::new()], ..GenerateOptions::default() };
+    let options = GenerateOptions::default().with_stop([""]);
     assert_eq!(error(Prompt::text("a"), options).to_string(), "stop: expected a text, got an empty one");
-    let sampling = Sampling { temperature: -1.0, ..Sampling::GREEDY };
-    let options = GenerateOptions { sampling, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().with_sampling(Sampling::new(-1.0));
     assert_eq!(error(Prompt::text("a"), options).to_string(), "temperature: expected a number of at least 0, got -1");
 
     let mut model = FakeModel::both(Speech::Noise);
-    let two = Progress { states: model.initial_states(2).unwrap(), pending: vec![] };
-    let none = Progress { states: model.initial_states(1).unwrap(), pending: vec![] };
-    let batch = generate(&mut model, &tokenizer, Prompt::text("a").after(two), GenerateOptions::default()).err();
+    let two = SavedSequence { states: model.initial_states(2).unwrap(), pending: vec![] };
+    let none = SavedSequence { states: model.initial_states(1).unwrap(), pending: vec![] };
+    let prompt = Some(Prompt::text("a"));
+    let batch = resume(&mut model, &tokenizer, two, prompt, GenerateOptions::default()).err();
     assert!(matches!(batch, Some(Error::Batch(2))));
-    let nothing = generate(&mut model, &tokenizer, Prompt::resume(none), GenerateOptions::default()).err();
+    let nothing = resume(&mut model, &tokenizer, none, None, GenerateOptions::default()).err();
     assert!(matches!(nothing, Some(Error::EmptyPrompt)));
 }
 

@@ -5,5 +5,6 @@
 
 mod fake;
 mod generation;
+mod sequence;
 mod streaming;
 mod tokenizer;

@@ -1,4 +1,4 @@
-//! Text streamed token by token equals the tokens decoded at once, for every decoder form that is accepted.
+//! Text streamed token by token equals the tokens decoded at once, for every type of decoder that is accepted.
 
 use crate::fake::{VOCABULARY, checkpoint, tokenizer};
 use densessm_generate::{TextPosition, TextStream, Tokenizer};
@@ -46,7 +46,7 @@ fn below(generator: &mut ChaCha8Rng, limit: usize) -> usize {
     (generator.next_u64() % limit as u64) as usize
 }
 
-/// Tokens of the LLaMA form: words, special and unknown ones, loose bytes, and characters spelt in bytes, whole or not.
+/// Tokens of a LLaMA vocabulary: words, special and unknown ones, single bytes, and characters in bytes, complete or not.
 fn sequence(generator: &mut ChaCha8Rng) -> Vec<u32> {
     let mut tokens = Vec::new();
     for _ in 0..below(generator, 12) {
@@ -67,7 +67,7 @@ fn sequence(generator: &mut ChaCha8Rng) -> Vec<u32> {
 }
 
 /// Streams, taking settled text as it comes, and checks that what was taken never has to be taken back.
-fn streamed(mut stream: TextStream<'_>, tokens: &[u32]) -> String {
+fn streamed(mut stream: TextStream, tokens: &[u32]) -> String {
     let mut text = String::new();
     let mut last = String::new();
     for &token in tokens {
@@ -101,7 +101,7 @@ fn random_tokens_of_the_checkpoint_stream_to_their_decoding() {
 }
 
 #[test]
-fn every_accepted_decoder_form_streams_to_its_decoding() {
+fn every_accepted_decoder_streams_to_its_decoding() {
     let replace = json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
     let metaspace =

@@ -142,7 +142,7 @@ fn a_decoder_that_cannot_be_streamed_is_refused_by_name() {
 fn generation_config_gives_the_ends_and_its_sampling_only_when_asked() {
     let config = GenerationConfig::open(checkpoint()).unwrap();
     assert_eq!((config.eos.as_slice(), config.bos), ([2].as_slice(), Some(1)));
-    assert_eq!(config.sampling, Sampling { temperature: 0.8, top_k: 40, top_p: 1.0, seed: 0 });
+    assert_eq!(config.sampling, Sampling::new(0.8).with_top_k(40));
     assert_eq!(config.options().sampling, Sampling::GREEDY);
     assert_eq!(config.options().eos, [2]);
 

@@ -1,6 +1,7 @@
 //! Tensors of pseudo-random numbers, and calls by an operator's name.
 
-use densessm_kernels::{Attributes, Error, Level, OPERATORS, Operand, Pool, Shape};
+use densessm_kernels::{Attributes, Error, Level, Operand, Pool, ResultBuffer, Shape, cpu};
+use densessm_proto::{Precision, Tolerance, ToleranceClass};
 
 /// A tensor that owns its numbers.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ impl Tensor {
     }
 
     pub(crate) fn operand(&self) -> Operand<'_> {
-        Operand::Floats(Shape::new(&self.shape).unwrap(), &self.values)
+        Operand::F32(Shape::new(&self.shape).unwrap(), &self.values)
     }
 
     /// The number at an index.
@@ -46,7 +47,7 @@ pub(crate) struct Lengths(pub(crate) Vec<i32>);
 
 impl Lengths {
     pub(crate) fn operand(&self) -> Operand<'_> {
-        Operand::Integers(Shape::new(&[self.0.len()]).unwrap(), &self.0)
+        Operand::I32(Shape::new(&[self.0.len()]).unwrap(), &self.0)
     }
 }
 
@@ -66,7 +67,7 @@ impl Attributes for Given {
     }
 }
 
-/// Runs an operator into buffers of the shapes that it says, filled with what must not come out.
+/// Runs an operator into buffers of the shapes that its schema says, filled with NaN, which must not come out.
 pub(crate) fn call(
     name: &str,
     given: &Given,
@@ -74,32 +75,23 @@ pub(crate) fn call(
     operands: &[Operand<'_>],
     pool: &dyn Pool,
 ) -> Result<Vec<Tensor>, Error> {
-    let definition = OPERATORS.iter().find(|definition| definition.name == name).unwrap();
-    let kernel = definition.kernel(given, level)?;
-    let shape = |index: &usize| operands.get(*index).and_then(Operand::shape);
-    let mut results: Vec<Tensor> = definition
-        .results
-        .iter()
-        .map(|index| shape(index).unwrap_or(Shape::new(&[0]).unwrap()))
+    let kernel = cpu::kernel(name).unwrap().prepare(given, &level)?;
+    let call = kernel.signature().bind(operands)?;
+    let mut results: Vec<Tensor> = (0..kernel.signature().schema().results.len())
+        .map(|result| call.result_shape(result).unwrap())
         .map(|shape| Tensor { shape: shape.sizes().to_vec(), values: vec![f32::NAN; shape.elements()] })
         .collect();
-    let mut buffers: Vec<&mut [f32]> = results.iter_mut().map(|tensor| &mut tensor.values[..]).collect();
-    kernel.run(operands, &mut buffers, pool)?;
+    let mut buffers: Vec<ResultBuffer<'_>> =
+        results.iter_mut().map(|tensor| ResultBuffer::F32(&mut tensor.values)).collect();
+    kernel.compute(&call, &mut buffers, pool)?;
     Ok(results)
 }
 
-/// Errors of fp32 sums of some hundred terms of order one.
-pub(crate) const SUMS: f64 = 3e-5;
-
-/// Checks that two sets of numbers agree within a tolerance relative to the largest.
+/// Checks that values agree within the tolerance of an operator in fp32.
 #[track_caller]
-pub(crate) fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(1.0_f64, |largest, x| largest.max(x.abs()));
-    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-        let error = (f64::from(*got) - expected).abs();
-        assert!(error <= tolerance * largest, "{what}: number {i}: expected {expected}, got {got}");
-    }
+pub(crate) fn close(what: &str, got: &[f32], expected: &[f64], class: ToleranceClass) {
+    let tolerance = Tolerance::of(class, Precision::Fp32);
+    tolerance.compare(got, expected).unwrap_or_else(|error| panic!("{what}: {error}"));
 }
 
 pub(crate) fn silu(x: f64) -> f64 {

@@ -1,12 +1,13 @@
-//! The elementary functions against f64, over every fp32 number's neighbourhood.
+//! The elementary functions compared with f64, over the whole range of fp32.
 
 use crate::call;
 use densessm_kernels::{Function, Level};
+use densessm_proto::tolerance::{EXP_ULP, EXP2_ULP, SILU_ULP, SOFTPLUS_ULP};
 
-/// Every so many of the 2^32 patterns of bits are tried; a prime, so that all mantissas and exponents have their turn.
+/// Step through the 2^32 bit patterns: a prime, so that all mantissas and exponents occur.
 const STRIDE: usize = 251;
 
-/// Distance in units in the last place of the exact value, the smallest normal number's for smaller ones.
+/// Distance in units in the last place of the exact value, or of the smallest normal number if that is larger.
 fn distance(got: f32, exact: f64) -> f64 {
     let grain = f32::from_bits((exact as f32).abs().max(f32::MIN_POSITIVE).to_bits() + 1);
     let unit = f64::from(grain) - f64::from((exact as f32).abs().max(f32::MIN_POSITIVE));
@@ -30,22 +31,23 @@ fn worst(function: Function, level: Level, exact: impl Fn(f64) -> f64, bound: f6
 
 #[test]
 fn exp_is_within_two_units_over_its_whole_range() {
-    Level::all().for_each(|level| worst(Function::Exp, level, f64::exp, 2.0, |x| x.abs() <= 87.0));
+    Level::all().for_each(|level| worst(Function::Exp, level, f64::exp, EXP_ULP, |x| x.abs() <= 87.0));
 }
 
 #[test]
 fn exp2_is_within_three_units_over_its_whole_range() {
-    Level::all().for_each(|level| worst(Function::Exp2, level, f64::exp2, 3.0, |x| (-126.0..=127.0).contains(&x)));
+    Level::all().for_each(|level| worst(Function::Exp2, level, f64::exp2, EXP2_ULP, |x| (-126.0..=127.0).contains(&x)));
 }
 
 #[test]
 fn softplus_is_within_five_units_over_its_whole_range() {
-    Level::all().for_each(|level| worst(Function::Softplus, level, call::softplus, 5.0, |x| x > -87.0 && x < 3e38));
+    Level::all()
+        .for_each(|level| worst(Function::Softplus, level, call::softplus, SOFTPLUS_ULP, |x| x > -87.0 && x < 3e38));
 }
 
 #[test]
 fn silu_is_within_five_units_where_the_exponential_is_finite() {
-    Level::all().for_each(|level| worst(Function::Silu, level, call::silu, 5.0, |x| x > -88.0 && x < 3e38));
+    Level::all().for_each(|level| worst(Function::Silu, level, call::silu, SILU_ULP, |x| x > -88.0 && x < 3e38));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The kernels against plain statements in f64, on every level of instructions that this processor has.
+//! The kernels compared with plain formulas in f64, on every level of instructions that this processor has.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod call;
@@ -8,4 +8,5 @@ mod functions;
 mod norm;
 mod retention;
 mod scan;
+mod schemas;
 mod threads;

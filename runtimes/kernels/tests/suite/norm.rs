@@ -1,5 +1,6 @@
-use crate::call::{Given, Random, SUMS, Tensor, call, close, silu};
+use crate::call::{Given, Random, Tensor, call, close, silu};
 use densessm_kernels::{Level, SingleThreaded};
+use densessm_proto::ToleranceClass;
 
 #[test]
 fn the_dense_norm_is_that_of_the_formula() {
@@ -26,7 +27,7 @@ fn the_dense_norm_is_that_of_the_formula() {
         for level in Level::all() {
             let given = Given { integer: None, epsilon: Some(eps) };
             let got = call("DenseNorm", &given, level, &operands, &SingleThreaded).unwrap();
-            close(&format!("{sizes:?} on {level}"), &got[0].values, &expected, SUMS);
+            close(&format!("{sizes:?} on {level}"), &got[0].values, &expected, ToleranceClass::Norm);
         }
     }
 }

@@ -1,9 +1,10 @@
-use crate::call::{Given, Lengths, Random, SUMS, Tensor, call, close};
+use crate::call::{Given, Lengths, Random, Tensor, call, close};
 use densessm_kernels::{Level, Operand, Pool, SingleThreaded};
+use densessm_proto::ToleranceClass;
 
 const EPS: f32 = 1e-6;
 
-/// A call's operands in order, but for the lengths.
+/// The operands of a call in order, without the lengths.
 pub(crate) struct Retention {
     /// Batch, tokens, heads, and sizes of a head's key and value.
     pub(crate) sizes: [usize; 5],
@@ -39,7 +40,7 @@ impl Retention {
         operands
     }
 
-    /// The recurrent form, token by token.
+    /// The expected results, by the recurrence.
     fn expected(&self) -> [Vec<f64>; 2] {
         let [batch, time, heads, dk, dv] = self.sizes;
         let [q, k, v, cos, sin, scale, state, gate, norm] = &self.operands;
@@ -50,12 +51,12 @@ impl Retention {
             let mut s: Vec<Vec<f64>> =
                 (0..dk).map(|i| (0..dv).map(|j| state.at([row, head, i, j])).collect()).collect();
             for t in 0..self.lengths.0[row] as usize {
-                let turned = |x: &Tensor, i: usize| {
+                let rotated = |x: &Tensor, i: usize| {
                     let (a, b) = (x.at([row, t, head * dk + (i & !1)]), x.at([row, t, head * dk + (i | 1)]));
                     let (cos, sin) = (cos.at([row, t, i / 2]), sin.at([row, t, i / 2]));
                     if i.is_multiple_of(2) { a * cos - b * sin } else { b * cos + a * sin }
                 };
-                let (q, k): (Vec<f64>, Vec<f64>) = (0..dk).map(|i| (turned(q, i), turned(k, i))).unzip();
+                let (q, k): (Vec<f64>, Vec<f64>) = (0..dk).map(|i| (rotated(q, i), rotated(k, i))).unzip();
                 let mut out = vec![0.0; dv];
                 for (i, s) in s.iter_mut().enumerate() {
                     for (j, s) in s.iter_mut().enumerate() {
@@ -81,8 +82,8 @@ impl Retention {
         let [o, present] = self.expected();
         for level in Level::all() {
             let got = call(name, &self.given(), level, &self.operands(with_lengths), pool).unwrap();
-            close(&format!("o {:?} on {level}", self.sizes), &got[0].values, &o, SUMS);
-            close(&format!("state {:?} on {level}", self.sizes), &got[1].values, &present, SUMS);
+            close(&format!("o {:?} on {level}", self.sizes), &got[0].values, &o, ToleranceClass::Retention);
+            close(&format!("state {:?} on {level}", self.sizes), &got[1].values, &present, ToleranceClass::Retention);
         }
     }
 }

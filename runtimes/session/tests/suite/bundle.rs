@@ -33,7 +33,7 @@ fn a_bundle_knows_its_model_its_files_and_itself() {
             }
             assert_eq!(got, expected, "{name}");
         }
-        let bytes: usize = bundle.states().iter().map(|state| 4 * state.elements()).sum();
+        let bytes: usize = bundle.states().iter().map(|state| state.bytes()).sum();
         let counter = if name == RETNET { 8 } else { 0 };
         assert_eq!(bundle.manifest().state_bytes_per_sequence, (bytes + counter) as u64);
     }
@@ -51,9 +51,10 @@ fn a_manifest_at_odds_with_itself_is_refused() {
     let (_folder, mamba) = exported(MAMBA);
     let (_other, retnet) = exported(RETNET);
     let huge = u64::MAX / 2;
-    let cases: [(&Bundle, &str, Value, &str); 16] = [
-        (&mamba, "/format_version", json!(2), "format_version: expected 1, got 2"),
-        (&mamba, "/format_version", json!(null), "format_version: expected 1, got none"),
+    let cases: [(&Bundle, &str, Value, &str); 17] = [
+        (&mamba, "/format_version", json!(0), "format_version: expected 1, got 0; export the checkpoint again"),
+        (&mamba, "/format_version", json!(null), "format_version: expected 1, got none; export"),
+        (&mamba, "/format_version", json!("1"), "format_version: expected 1, got none; export"),
         (&mamba, "/architecture/vocab_size", json!(0), "expected a vocab_size of at least 1, got 0"),
         (&mamba, "/architecture/vocab_size", json!(102), "expected logits fp32 [batch, 1, 102]"),
         (&mamba, "/architecture/conv_kernel", json!(0), "expected a conv_kernel of at least 1, got 0"),
@@ -75,6 +76,36 @@ fn a_manifest_at_odds_with_itself_is_refused() {
         assert!(error.starts_with(manifest.to_str().unwrap()) && error.contains(words), "{at}: {error}");
     }
     assert_eq!(opened(mamba.dir(), |_| {}), "opened");
+}
+
+#[test]
+fn a_bundle_of_a_newer_version_is_refused_with_what_to_do() {
+    let (_folder, bundle) = exported(MAMBA);
+    let error = opened(bundle.dir(), |manifest| {
+        manifest["format_version"] = json!(2);
+        manifest["tool_version"] = json!("7.8.9");
+        manifest["a field that this version does not know"] = json!({});
+    });
+    let expected = "format_version: expected at most 1, got 2; the bundle was written by densessm 7.8.9: use that \
+                    version, or export the checkpoint again with this one";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+/// `tests/fixtures/format-1` was written by the version that introduced the format.
+#[test]
+fn bundles_of_format_1_open_whatever_this_version_writes() {
+    let cases = [("dense_mamba", 2 * (16 * 3 + 16 * 4) * 4, 0), ("dense_retnet", 2 * 2 * 4 * 8 * 4, 8)];
+    for (family, state_bytes, counter) in cases {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/format-1").join(family);
+        let bundle = Bundle::open(&folder).unwrap();
+        bundle.verify().unwrap();
+        assert_eq!(bundle.manifest().format_version, 1);
+        assert_eq!(bundle.manifest().logits, LogitsMode::All);
+        assert_eq!((bundle.architecture().vocab_size(), bundle.architecture().hidden_size()), (19, 8));
+        let states: usize = bundle.states().iter().map(|state| state.bytes()).sum();
+        assert_eq!(states, state_bytes, "{family}");
+        assert_eq!(bundle.manifest().state_bytes_per_sequence, (state_bytes + counter) as u64, "{family}");
+    }
 }
 
 #[test]

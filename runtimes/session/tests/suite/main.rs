@@ -4,7 +4,11 @@
 
 mod bundle;
 mod inputs;
+#[cfg(feature = "onnx")]
+mod onnx;
+mod registry;
 mod snapshot;
+mod write;
 
 use densessm_bundle::{ExportOptions, export};
 use densessm_checkpoint::Checkpoint;

@@ -1,4 +1,4 @@
-//! Snapshots: saved, loaded, refused, taken apart and joined.
+//! Snapshots: saved, loaded, refused, selected from and concatenated.
 
 use crate::{MAMBA, RETNET, exported};
 use densessm_session::{Bundle, HostTensor, Snapshot, Values};
@@ -59,7 +59,7 @@ fn a_target_that_cannot_be_written_is_named_and_left_alone() {
 }
 
 #[test]
-fn rows_are_taken_apart_and_joined_again() {
+fn selected_rows_concatenate_to_the_whole() {
     let (_folder, bundle) = exported(RETNET);
     let whole = snapshot(&bundle, 4);
     let rows: Vec<Snapshot> = (0..4).map(|row| whole.select(&[row]).unwrap()).collect();
@@ -102,9 +102,9 @@ fn what_does_not_fit_a_model_is_named() {
     assert_eq!(error, format!("{name}: expected fp32 {shape:?}, got int64 {shape:?}"));
     let error = replaced(HostTensor { shape: shape.clone(), values: Values::Float32(values[1..].to_vec()) });
     assert!(error.starts_with(&format!("{name}: expected fp32 {shape:?}")), "{error}");
-    let turned: Vec<usize> = shape.iter().rev().copied().collect();
-    let error = replaced(HostTensor { shape: turned.clone(), values: Values::Float32(values) });
-    assert_eq!(error, format!("{name}: expected fp32 {shape:?}, got fp32 {turned:?}"));
+    let reversed: Vec<usize> = shape.iter().rev().copied().collect();
+    let error = replaced(HostTensor { shape: reversed.clone(), values: Values::Float32(values) });
+    assert_eq!(error, format!("{name}: expected fp32 {shape:?}, got fp32 {reversed:?}"));
 
     let extra = HostTensor { shape: vec![2], values: Values::Float32(vec![0.0; 2]) };
     let error = check(with(&sound, &bundle, "past_key_values.99.conv_state", extra));
@@ -163,7 +163,7 @@ fn truncated_and_overwritten_files_are_errors_wherever_it_happens() {
         fs::write(&path, &bytes[..end]).unwrap();
         assert!(Snapshot::load(&path).is_err(), "cut at {end}");
     }
-    // Whatever a byte of the header is turned into, the file is refused or read, and what was read can be checked.
+    // Whatever a byte of the header is changed to, the file is refused or read, and what was read can be checked.
     for at in 0..header {
         let mut changed = bytes.clone();
         changed[at] = changed[at].wrapping_add(1);

@@ -4,7 +4,7 @@
 //! `state ← state + embedding(token)`, `logits = state wᵀ` with `w` in the data file.
 
 use super::build::*;
-use crate::{availability, load};
+use crate::{TractRuntime, VERSION};
 use densessm_proto::{
     Architecture, DType, DenseMamba, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision,
     Projection, StateTensor, TensorEntry,
@@ -12,7 +12,9 @@ use densessm_proto::{
     onnx::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
     states,
 };
-use densessm_session::{Availability, Bundle, Device, Error, HostTensor, LoadOptions, Model, TokenBatch, Values};
+use densessm_session::{
+    Bundle, Device, Error, HostTensor, LoadOptions, Model, Runtime, StatesError, TokenBatch, UnusableReason, Values,
+};
 use prost::Message;
 use std::{collections::BTreeMap, fs, path::Path};
 use tempfile::TempDir;
@@ -126,14 +128,14 @@ fn write(dir: &Path, recurrent: &ModelProto) -> Bundle {
 fn loaded() -> (TempDir, Box<dyn Model>) {
     let dir = tempfile::tempdir().unwrap();
     let bundle = write(dir.path(), &recurrent());
-    let model = load(&bundle, &LoadOptions::for_bundle(&bundle)).unwrap();
+    let model = TractRuntime.load(&bundle, &LoadOptions::for_bundle(&bundle)).unwrap();
     (dir, model)
 }
 
 fn refused(graph: &ModelProto) -> String {
     let dir = tempfile::tempdir().unwrap();
     let bundle = write(dir.path(), graph);
-    load(&bundle, &LoadOptions::for_bundle(&bundle)).err().expect("the graph is broken").to_string()
+    TractRuntime.load(&bundle, &LoadOptions::for_bundle(&bundle)).err().expect("the graph is broken").to_string()
 }
 
 #[test]
@@ -150,7 +152,7 @@ fn steps_move_the_states_on_and_lend_the_logits() {
 }
 
 #[test]
-fn a_fork_and_a_snapshot_go_their_own_ways() {
+fn a_fork_and_a_snapshot_are_independent_of_their_original() {
     let (_dir, mut model) = loaded();
     let mut states = model.initial_states(1).unwrap();
     model.step(&[0], &mut states).unwrap();
@@ -161,6 +163,28 @@ fn a_fork_and_a_snapshot_go_their_own_ways() {
     assert_eq!(restored.lengths(), [1]);
     assert_eq!(model.step(&[1], &mut restored).unwrap().values, [1.0, 1.0, 2.0]);
     assert_eq!(model.step(&[1], &mut states).unwrap().values, [3.0, 4.0, 7.0]);
+}
+
+#[test]
+fn rows_join_leave_and_are_copied() {
+    let (_dir, mut model) = loaded();
+    let mut batch = model.initial_states(0).unwrap();
+    assert!(model.step(&[], &mut batch).is_err(), "a batch without rows cannot be fed");
+    for token in [0, 1, 2] {
+        let mut row = model.initial_states(1).unwrap();
+        model.step(&[token], &mut row).unwrap();
+        batch.join(&row).unwrap();
+    }
+    // The states are now the embeddings of the tokens, and a step adds one to each.
+    assert_eq!(batch.lengths(), [1, 1, 1]);
+    batch.swap_remove(0).unwrap();
+    let mut copies = batch.select(&[1, 0, 1]).unwrap();
+    let logits = model.step(&[0, 0, 1], &mut copies).unwrap();
+    assert_eq!(logits.values, [1.0, 1.0, 2.0, 3.0, 3.0, 6.0, 0.0, 2.0, 2.0]);
+    assert!(matches!(batch.swap_remove(2), Err(Error::States(StatesError::Row { row: 2, batch: 2 }))));
+    batch.join_rows(&copies, &[1]).unwrap();
+    assert_eq!(batch.lengths(), [1, 1, 2]);
+    assert_eq!(model.step(&[0, 0, 0], &mut batch).unwrap().at(2, 0), [4.0, 3.0, 7.0]);
 }
 
 #[test]
@@ -175,7 +199,7 @@ fn a_call_that_fails_leaves_the_states_as_they_were() {
         assert!(matches!(error, Error::Input { .. }) && error.to_string().contains(word), "{error}");
     }
     let batch = TokenBatch::new(&[0], &[1]).unwrap();
-    assert!(matches!(model.prefill(&batch, &mut states), Err(Error::Unusable { .. })));
+    assert!(matches!(model.prefill(&batch, &mut states), Err(Error::NotLoaded { graph: GraphKind::Parallel })));
     assert_eq!(states.lengths(), [1]);
     assert_eq!(model.step(&[1], &mut states).unwrap().values, [1.0, 1.0, 2.0]);
 }
@@ -195,32 +219,35 @@ fn run_takes_and_gives_tensors_by_name() {
 fn threads_change_nothing_but_none_at_all_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let bundle = write(dir.path(), &recurrent());
-    let options = |threads| LoadOptions { threads: Some(threads), ..LoadOptions::for_bundle(&bundle) };
+    let options = |threads| LoadOptions::for_bundle(&bundle).with_threads(threads);
     for threads in [1, 2] {
-        let mut model = load(&bundle, &options(threads)).unwrap();
+        let mut model = TractRuntime.load(&bundle, &options(threads)).unwrap();
         let mut states = model.initial_states(1).unwrap();
         assert_eq!(model.step(&[2], &mut states).unwrap().values, [2.0, 3.0, 5.0]);
     }
-    assert!(matches!(load(&bundle, &options(0)), Err(Error::Unusable { .. })));
+    assert!(matches!(TractRuntime.load(&bundle, &options(0)), Err(Error::Input { name, .. }) if name == "threads"));
 }
 
 #[test]
 fn only_the_processor_is_usable() {
     let dir = tempfile::tempdir().unwrap();
     let bundle = write(dir.path(), &recurrent());
-    assert!(matches!(availability(Device::Cpu), Availability::Usable(_)));
-    for device in [Device::Cuda, Device::TensorRt] {
-        assert!(matches!(availability(device), Availability::Unusable(_)));
-        let options = LoadOptions { device, ..LoadOptions::for_bundle(&bundle) };
-        let error = load(&bundle, &options).err().unwrap();
-        assert!(matches!(&error, Error::Unusable { .. }) && error.to_string().contains("CPU"), "{error}");
+    let info = TractRuntime.availability(Device::CPU).unwrap();
+    assert_eq!((info.version, info.device, info.library), (VERSION, Device::CPU, None));
+    for device in [Device::CUDA, Device::tensorrt(1)] {
+        let unusable = TractRuntime.availability(device).unwrap_err();
+        assert_eq!((unusable.device, &unusable.reason), (device, &UnusableReason::CpuOnly));
+        let options = LoadOptions::for_bundle(&bundle).with_device(device);
+        let error = TractRuntime.load(&bundle, &options).err().unwrap();
+        assert!(matches!(&error, Error::Unusable(same) if *same == unusable), "{error}");
+        assert!(error.to_string().contains(&device.to_string()), "{error}");
     }
 }
 
 #[test]
 fn the_version_told_is_the_one_built_in() {
     let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock")).unwrap();
-    assert!(lock.contains(&format!("name = \"tract-core\"\nversion = \"{}\"\n", crate::VERSION)));
+    assert!(lock.contains(&format!("name = \"tract-core\"\nversion = \"{}\"\n", VERSION)));
 }
 
 #[test]
@@ -268,6 +295,6 @@ fn files_cut_short_at_any_byte_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = write(dir.path(), &recurrent());
         fs::write(dir.path().join(GraphKind::Recurrent.file()), &bytes[..length]).unwrap();
-        assert!(load(&bundle, &LoadOptions::for_bundle(&bundle)).is_err(), "{length} bytes");
+        assert!(TractRuntime.load(&bundle, &LoadOptions::for_bundle(&bundle)).is_err(), "{length} bytes");
     }
 }

@@ -3,4 +3,5 @@
 mod build;
 mod bundle;
 mod inline;
+mod kernels;
 mod operators;

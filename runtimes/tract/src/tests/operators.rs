@@ -2,14 +2,17 @@
 
 use super::build::*;
 use crate::graph::plan;
-use densessm_proto::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType};
+use densessm_proto::{
+    Precision, Tolerance, ToleranceClass,
+    onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType},
+};
 use std::path::Path;
 use tract_onnx::prelude::*;
 
 /// Rows and tokens that every case runs with, on one plan.
 const SIZES: [(usize, usize); 4] = [(1, 1), (2, 7), (3, 4), (1, 9)];
-/// Relative to 1 + |expected|, fp32.
-const TOLERANCE: f32 = 1e-5;
+/// How far the results of a standard operator may be off.
+const TOLERANCE: Tolerance = Tolerance::of(ToleranceClass::Projection, Precision::Fp32);
 
 struct Case {
     name: &'static str,
@@ -244,10 +247,8 @@ fn one_plan_gives_the_right_numbers_at_every_size() {
             match numbers {
                 Numbers::Integers(expected) => assert_eq!(view.as_slice::<i64>().unwrap(), expected, "{}", case.name),
                 Numbers::Floats(expected) => {
-                    for (got, expected) in view.as_slice::<f32>().unwrap().iter().zip(expected) {
-                        let error = (got - expected).abs();
-                        assert!(error <= TOLERANCE * (1.0 + expected.abs()), "{}: {got} for {expected}", case.name);
-                    }
+                    let compared = TOLERANCE.compare(view.as_slice::<f32>().unwrap(), &expected);
+                    compared.unwrap_or_else(|error| panic!("{}: {error}", case.name));
                 }
             }
         }

@@ -1,0 +1,184 @@
+//! A schema made ready for the calls of one node.
+//!
+//! Names are resolved and attributes put in once, when a kernel is made; what a call costs is a comparison of sizes.
+
+use crate::{AttributeValues, Error};
+use densessm_proto::{
+    DType,
+    operators::{Arity, AxisSize, OperandSchema, Repeat, Schema},
+};
+
+/// The largest number of named dimensions of a schema.
+pub(crate) const MAX_DIMENSIONS: usize = 8;
+/// The largest number of dimensions in one product.
+const MAX_FACTORS: usize = 2;
+
+/// The sizes of a schema's dimensions, by position.
+pub(crate) type Sizes = [usize; MAX_DIMENSIONS];
+
+/// A schema made ready for the calls of one node: its attributes and activation type are known.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    pub(crate) schema: &'static Schema,
+    pub(crate) activation: DType,
+    pub(crate) operands: Vec<OperandCheck>,
+    pub(crate) groups: Vec<GroupCheck>,
+    pub(crate) bindings: Vec<Binding>,
+    /// Sizes of the dimensions that are attributes; the others follow from the operands of a call.
+    pub(crate) sizes: Sizes,
+    /// For each result, the position of the operand whose shape it has.
+    pub(crate) like: Vec<usize>,
+}
+
+/// What an operand must be.
+#[derive(Clone, Debug)]
+pub(crate) struct OperandCheck {
+    pub(crate) dtype: DType,
+    pub(crate) arity: Arity,
+    pub(crate) axes: Vec<Axis>,
+}
+
+/// A group of the variadic tail.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupCheck {
+    pub(crate) operands: Vec<OperandCheck>,
+    pub(crate) arity: Arity,
+    /// How often it is repeated; none if as often as there are operands left.
+    pub(crate) repetitions: Option<usize>,
+    /// Fewest repetitions where their number is not given.
+    pub(crate) minimum: usize,
+}
+
+/// The size of an axis: `factor · sizes[d₁] · sizes[d₂] + offset`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Axis {
+    factor: usize,
+    dimensions: [Option<usize>; MAX_FACTORS],
+    offset: isize,
+}
+
+/// Where the size of a dimension is read: a required operand's axis, all else in which is known by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Binding {
+    pub(crate) dimension: usize,
+    pub(crate) operand: usize,
+    pub(crate) axis: usize,
+    /// What the size is multiplied with, as an axis of its own.
+    others: Axis,
+}
+
+impl Axis {
+    /// The size, if it neither overflows nor is negative.
+    #[inline]
+    pub(crate) fn size(&self, sizes: &Sizes) -> Option<usize> {
+        let mut factors = self.dimensions.iter().flatten();
+        let product = factors.try_fold(self.factor, |product, &d| product.checked_mul(sizes[d]))?;
+        product.checked_add_signed(self.offset)
+    }
+}
+
+impl Binding {
+    /// The dimension's size, if it is a whole number.
+    #[inline]
+    pub(crate) fn solve(&self, size: usize, sizes: &Sizes) -> Option<usize> {
+        let product = size.checked_add_signed(self.others.offset.checked_neg()?)?;
+        let others = Axis { offset: 0, ..self.others }.size(sizes).filter(|&others| others > 0)?;
+        product.is_multiple_of(others).then(|| product / others)
+    }
+}
+
+impl Signature {
+    /// Makes a schema ready for calls of a node with these attributes, whose activations have a type.
+    ///
+    /// # Errors
+    /// When the schema does not allow the type, or is inconsistent: a shape names a dimension that no required operand
+    /// or attribute before it determines, or a result or group an operand or attribute that does not exist.
+    pub fn new(attributes: &AttributeValues, activation: DType) -> Result<Self, Error> {
+        let schema = attributes.schema();
+        let inconsistent = |problem: String| Error::new(schema.name, format!("inconsistent schema: {problem}"));
+        if !schema.activations.contains(&activation) {
+            let allowed = schema.activations;
+            return Err(Error::new(schema.name, format!("expected activations of {allowed:?}, got {activation}")));
+        }
+        if schema.dimensions.len() > MAX_DIMENSIONS {
+            return Err(inconsistent(format!("expected at most {MAX_DIMENSIONS} dimensions")));
+        }
+        let mut sizes = [0; MAX_DIMENSIONS];
+        let mut known = [false; MAX_DIMENSIONS];
+        for (position, dimension) in schema.dimensions.iter().enumerate() {
+            if let Some(attribute) = schema.attribute(dimension.name) {
+                sizes[position] = attributes.size(attribute)?;
+                known[position] = true;
+            }
+        }
+
+        let check = |operand: &OperandSchema| {
+            let axes = operand.shape.iter().map(|axis| resolve(schema, axis)).collect::<Option<_>>();
+            let axes = axes.ok_or_else(|| inconsistent(format!("shape of `{}`", operand.name)))?;
+            Ok::<_, Error>(OperandCheck { dtype: operand.dtype.with(activation), arity: operand.arity, axes })
+        };
+        let operands = schema.operands.iter().map(check).collect::<Result<Vec<_>, _>>()?;
+        let groups = schema
+            .groups
+            .iter()
+            .enumerate()
+            .map(|(position, group)| {
+                let (repetitions, minimum) = match group.repeat {
+                    Repeat::Attribute(name) => {
+                        let attribute = schema.attribute(name);
+                        let attribute = attribute.ok_or_else(|| inconsistent(format!("no attribute `{name}`")))?;
+                        (Some(attributes.size(attribute)?), 0)
+                    }
+                    Repeat::Rest { minimum } if position + 1 == schema.groups.len() => (None, minimum),
+                    Repeat::Rest { .. } => return Err(inconsistent(format!("`{}` is not last", group.name))),
+                };
+                let operands = group.operands.iter().map(check).collect::<Result<_, _>>()?;
+                Ok(GroupCheck { operands, arity: group.arity, repetitions, minimum })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+
+        let mut bindings = Vec::new();
+        for (position, operand) in operands.iter().enumerate().filter(|(_, o)| o.arity == Arity::Required) {
+            for (axis, size) in operand.axes.iter().enumerate() {
+                let unknown = |d: &Option<usize>| d.is_some_and(|d| !known[d]);
+                let Some(place) = size.dimensions.iter().position(unknown) else { continue };
+                let mut others = *size;
+                let Some(dimension) = others.dimensions[place].take() else { continue };
+                if others.dimensions.iter().any(unknown) {
+                    let name = schema.operands[position].name;
+                    return Err(inconsistent(format!("axis {axis} of `{name}` has two unknown dimensions")));
+                }
+                known[dimension] = true;
+                bindings.push(Binding { dimension, operand: position, axis, others });
+            }
+        }
+        if let Some(position) = known[..schema.dimensions.len()].iter().position(|known| !known) {
+            return Err(inconsistent(format!("nothing determines `{}`", schema.dimensions[position].name)));
+        }
+        let like = schema.results.iter().map(|result| {
+            let position = schema.operand(result.like).filter(|&like| operands[like].arity == Arity::Required);
+            position.ok_or_else(|| inconsistent(format!("result `{}` has the shape of no operand", result.name)))
+        });
+        let like = like.collect::<Result<_, _>>()?;
+        Ok(Self { schema, activation, operands, groups, bindings, sizes, like })
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> &'static Schema {
+        self.schema
+    }
+
+    /// For each result, the position of the operand whose shape it has.
+    pub fn results_like(&self) -> &[usize] {
+        &self.like
+    }
+}
+
+/// An axis with positions in the place of names.
+fn resolve(schema: &Schema, axis: &AxisSize) -> Option<Axis> {
+    let mut dimensions = [None; MAX_FACTORS];
+    for (i, name) in axis.dimensions.iter().enumerate() {
+        *dimensions.get_mut(i)? = Some(schema.dimension(name)?);
+    }
+    Some(Axis { factor: axis.factor, dimensions, offset: axis.offset })
+}

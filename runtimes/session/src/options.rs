@@ -1,0 +1,73 @@
+//! How a bundle is loaded.
+
+use crate::{Bundle, Device, Error};
+use densessm_proto::GraphKind;
+
+/// Which graphs of a bundle to load, where, and on how many threads.
+///
+/// ```
+/// # fn example(bundle: &densessm_session::Bundle) {
+/// use densessm_session::{Device, LoadOptions};
+///
+/// let options = LoadOptions::for_bundle(bundle).with_device(Device::cuda(1)).with_threads(4);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// The graphs to load; the bundle must contain them.
+    pub graphs: Vec<GraphKind>,
+    /// The device to run on.
+    pub device: Device,
+    /// Threads within one operator; the runtime's default if absent.
+    pub threads: Option<usize>,
+}
+
+impl LoadOptions {
+    /// Returns options that load every graph of a bundle on the processor.
+    pub fn for_bundle(bundle: &Bundle) -> Self {
+        let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
+        Self { graphs, device: Device::CPU, threads: None }
+    }
+
+    /// Sets the graphs to load.
+    pub fn with_graphs(mut self, graphs: impl Into<Vec<GraphKind>>) -> Self {
+        self.graphs = graphs.into();
+        self
+    }
+
+    /// Sets the device.
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Sets the number of threads within one operator; `None` is the runtime's default.
+    pub fn with_threads(mut self, threads: impl Into<Option<usize>>) -> Self {
+        self.threads = threads.into();
+        self
+    }
+
+    /// Checks what does not depend on the runtime: that there is a graph to load and a thread to run it on.
+    ///
+    /// # Errors
+    /// Naming the option that is invalid.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.graphs.is_empty() {
+            let problem = "expected a graph to load, got none".to_owned();
+            return Err(Error::Input { name: "graphs".to_owned(), problem });
+        }
+        check_threads(self.threads)
+    }
+}
+
+/// Checks that a number of threads, if one is given, is at least 1.
+///
+/// # Errors
+/// When it is 0.
+pub fn check_threads(threads: Option<usize>) -> Result<(), Error> {
+    match threads {
+        Some(0) => Err(Error::Input { name: "threads".to_owned(), problem: "expected at least 1, got 0".to_owned() }),
+        _ => Ok(()),
+    }
+}
