@@ -4,7 +4,7 @@
     embed.py BUNDLE LIBRARY TOKEN,TOKEN,... COUNT
 
 The twin of embed.rs: reads the prompt's tokens with the parallel graph, then steps with the recurrent one, and prints
-the likeliest token COUNT times. States stay in ONNX Runtime's memory: two sets of tensors take turns as input and
+the most likely token COUNT times. States stay in ONNX Runtime's memory: two sets of tensors alternate as input and
 output of a step.
 """
 import sys
@@ -32,7 +32,7 @@ def states():
 
 
 def call(session, inputs, past, present):
-    """Runs a graph on tokens, from some states to others, and returns the likeliest next token."""
+    """Runs a graph on tokens, from some states to others, and returns the most likely next token."""
     binding = session.io_binding()
     for name, value in inputs.items():
         binding.bind_cpu_input(name, value)

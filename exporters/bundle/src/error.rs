@@ -17,7 +17,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The underlying I/O error.
         error: std::io::Error,
     },
     /// The target is already there.

@@ -1,4 +1,4 @@
-//! The room's own tests, on graphs written here.
+//! The runtime's own tests, on graphs written here.
 
 mod build;
 mod bundle;

@@ -59,7 +59,7 @@ impl Simd for Avx512 {
     fn stream(self, to: &mut [f32], x: __m512) {
         let to = &mut to[..Self::LANES];
         if to.as_ptr().cast::<__m512>().is_aligned() {
-            // SAFETY: the token is the proof that the processor has the intrinsic; so many numbers may be written, on
+            // SAFETY: the token is the proof that the processor has the intrinsic; that many numbers may be written, on
             // the boundary that it wants.
             unsafe { _mm512_stream_ps(to.as_mut_ptr(), x) }
         } else {
