@@ -19,7 +19,7 @@ const PROMPT: &str = "KING RICHARD:\n";
 fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for name in ["densemamba-tiny", "denseretnet-tiny"] {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name);
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/checkpoints").join(name);
         show(name, &model, &folder.path().join(name))?;
     }
     Ok(())
