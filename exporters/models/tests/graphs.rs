@@ -92,7 +92,6 @@ fn stands(architecture: &Architecture) {
                 let model =
                     graph(architecture, kind, GraphOptions::default().with_lowering(lowering).with_logits(logits))
                         .unwrap_or_else(|error| panic!("{architecture:?}, {kind}, {lowering}: {error}"));
-                if lowering == Lowering::Function {}
                 let mut weights: Vec<_> = model.weights().cloned().collect();
                 weights.sort_by(|a, b| a.name.cmp(&b.name));
                 weights
