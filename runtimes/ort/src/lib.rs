@@ -5,17 +5,19 @@
 //! and a call that fails has not touched the states that it read. Sequences join and leave a batch within that memory.
 
 mod binding;
-mod cuda;
 mod device;
 mod error;
+mod gpu;
 mod library;
 mod memory;
 mod model;
+mod operators;
 mod probe;
 mod roofline;
 mod runtime;
 mod session;
 mod states;
+mod step;
 mod weights;
 
 pub use library::library;
