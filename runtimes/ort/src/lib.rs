@@ -22,3 +22,4 @@ mod weights;
 
 pub use library::library;
 pub use runtime::OrtRuntime;
+pub use step::capture_problem;

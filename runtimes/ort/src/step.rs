@@ -22,7 +22,15 @@ use ort::{
     session::RunOptions,
     value::Tensor,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+static CAPTURE_PROBLEM: Mutex<Option<String>> = Mutex::new(None);
+
+/// Returns why the latest step of this process that should have been captured into a CUDA graph could not be; none if all
+/// could. Such steps are submitted node by node, which computes the same and takes longer.
+pub fn capture_problem() -> Option<String> {
+    CAPTURE_PROBLEM.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// Ordinary runs of a direction before it is captured.
 const RUNS_BEFORE_CAPTURE: u32 = 2;
@@ -208,7 +216,10 @@ impl Direction {
             self.capture = match graph {
                 Ok(graph) => Capture::Captured(graph),
                 // The same work can always be submitted node by node.
-                Err(CaptureError(_)) => Capture::Never,
+                Err(CaptureError(problem)) => {
+                    *CAPTURE_PROBLEM.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+                    Capture::Never
+                }
             };
         }
         match &mut self.capture {
