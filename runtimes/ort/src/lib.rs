@@ -8,6 +8,7 @@ mod binding;
 mod device;
 mod error;
 mod gpu;
+mod gpu_weights;
 mod library;
 mod memory;
 mod model;

@@ -1,9 +1,10 @@
 //! Loading a bundle's graphs as sessions on a device.
 
 use crate::{
-    device::{cuda_on_stream, providers, usable},
-    error::message,
+    device::{cuda_on_stream, memory, providers, usable},
+    error::{failed, message},
     gpu::{self, Gpu},
+    gpu_weights::GpuWeights,
     library::Loaded,
     model::OrtModel,
     operators::Operators,
@@ -23,6 +24,7 @@ use std::sync::Arc;
 /// What sessions use without owning it. It must outlive them and everything that keeps them alive.
 pub(crate) struct Lent {
     weights: Option<Weights>,
+    gpu_weights: Option<GpuWeights>,
     gpu: Option<Arc<Gpu>>,
     /// Whether sessions submit their work to the stream of `gpu`.
     shared: bool,
@@ -32,12 +34,21 @@ impl Lent {
     fn open(bundle: &Bundle, options: &LoadOptions) -> Result<Self, Error> {
         let device = options.device;
         if device.is_cpu() {
-            return Ok(Self { weights: Some(Weights::open(bundle, &options.graphs)?), gpu: None, shared: false });
+            let weights = Some(Weights::open(bundle, &options.graphs)?);
+            return Ok(Self { weights, gpu_weights: None, gpu: None, shared: false });
         }
         let gpu = Gpu::open(device.index())?;
         let shared = device.provider() == Provider::Cuda;
         let gpu = if shared { with_kernels(gpu, options)? } else { gpu };
-        Ok(Self { weights: None, gpu: Some(Arc::new(gpu)), shared })
+        // TensorRT makes its engines of weights that it reads itself.
+        let gpu_weights = match shared {
+            true => {
+                let info = memory(device).map_err(failed("describing memory"))?;
+                Some(GpuWeights::upload(bundle, &options.graphs, &gpu, &info)?)
+            }
+            false => None,
+        };
+        Ok(Self { weights: None, gpu_weights, gpu: Some(Arc::new(gpu)), shared })
     }
 
     /// Returns the GPU in whose memory states are kept; none on the CPU.
@@ -129,7 +140,7 @@ unsafe fn session(
 ) -> Result<Session, Error> {
     let path = bundle.graph_path(kind)?;
     let what = format!("{}: loading into ONNX Runtime", path.display());
-    let failed = |error: ort::Error| Error::Runtime { what: what.clone(), problem: message(&error) };
+    let rejected = |error: ort::Error| Error::Runtime { what: what.clone(), problem: message(&error) };
     let operators = Operators::of(options.device, lent.gpu().is_some_and(|gpu| gpu.kernels().is_some()));
     let build = || -> ort::Result<SessionBuilder> {
         let providers = match lent.shared_stream() {
@@ -151,13 +162,17 @@ unsafe fn session(
         }
         operators.add_to(builder)
     };
-    let builder = build().map_err(failed)?;
+    let builder = build().map_err(rejected)?;
     let mut builder = match &lent.weights {
         // SAFETY: this function's caller keeps the weights.
         Some(weights) => unsafe { weights.lend(builder) }?,
         None => builder,
     };
-    let session = builder.commit_from_file(&path).map_err(failed)?;
+    if let Some(weights) = &lent.gpu_weights {
+        // SAFETY: as above.
+        builder = unsafe { weights.lend(builder) }?;
+    }
+    let session = builder.commit_from_file(&path).map_err(rejected)?;
     if !options.operator_fallback {
         operators.check(bundle, kind)?;
     }
