@@ -1,6 +1,9 @@
 //! Streams, in which work is ordered, and events, which mark points of them.
 
-use crate::{Context, Error, Plain, driver::Handle};
+use crate::{
+    Context, Error, Plain,
+    driver::{Functions, Handle},
+};
 use std::{ffi::c_void, fmt, sync::Arc};
 
 /// `CU_STREAM_NON_BLOCKING`: no implicit order with the default stream.
@@ -66,8 +69,8 @@ impl Stream {
     pub fn is_capturing(&self) -> Result<bool, Error> {
         let mut status = 0;
         // SAFETY: the stream lives as long as the value; the function writes one integer.
-        self.context
-            .call("cuStreamIsCapturing", |f| unsafe { (f.cuStreamIsCapturing)(self.handle, &raw mut status) })?;
+        let ask = |f: &Functions| unsafe { (f.cuStreamIsCapturing)(self.handle, &raw mut status) };
+        self.context.call("cuStreamIsCapturing", ask)?;
         Ok(status != 0)
     }
 

@@ -23,4 +23,4 @@ mod weights;
 
 pub use library::library;
 pub use runtime::OrtRuntime;
-pub use step::capture_problem;
+pub use step::take_capture_problem;

@@ -8,6 +8,7 @@ use crate::{
     library::Loaded,
     model::OrtModel,
     operators::Operators,
+    step::not_captured,
     weights::Weights,
 };
 use densessm_proto::GraphKind;
@@ -115,11 +116,12 @@ unsafe fn open(
 ) -> Result<Opened, Error> {
     let wanted = kind == GraphKind::Recurrent && lent.shared && options.cuda_graph_batch > 0;
     // ONNX Runtime rejects the option for a graph of which it must run a part on the CPU.
-    if wanted
+    if wanted {
         // SAFETY: the caller's obligation.
-        && let Ok(session) = unsafe { session(loaded, bundle, kind, options, lent, true) }
-    {
-        return Ok(Opened { session, capturable: true });
+        match unsafe { session(loaded, bundle, kind, options, lent, true) } {
+            Ok(session) => return Ok(Opened { session, capturable: true }),
+            Err(error) => not_captured(error.to_string()),
+        }
     }
     // SAFETY: the caller's obligation.
     let session = unsafe { session(loaded, bundle, kind, options, lent, false) }?;

@@ -26,10 +26,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 static CAPTURE_PROBLEM: Mutex<Option<String>> = Mutex::new(None);
 
-/// Returns why the latest step of this process that should have been captured into a CUDA graph could not be; none if all
-/// could. Such steps are submitted node by node, which computes the same and takes longer.
-pub fn capture_problem() -> Option<String> {
-    CAPTURE_PROBLEM.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// Returns why steps of this process that should have been captured into CUDA graphs could not be, and forgets it; none
+/// if all could since the last call. Such steps are submitted node by node, which computes the same and takes longer.
+pub fn take_capture_problem() -> Option<String> {
+    CAPTURE_PROBLEM.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Notes why steps cannot be captured.
+pub(crate) fn not_captured(problem: String) {
+    *CAPTURE_PROBLEM.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
 }
 
 /// Ordinary runs of a direction before it is captured.
@@ -217,7 +222,7 @@ impl Direction {
                 Ok(graph) => Capture::Captured(graph),
                 // The same work can always be submitted node by node.
                 Err(CaptureError(problem)) => {
-                    *CAPTURE_PROBLEM.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+                    not_captured(problem);
                     Capture::Never
                 }
             };

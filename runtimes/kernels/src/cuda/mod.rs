@@ -64,3 +64,24 @@ macro_rules! kernels {
     }};
 }
 pub(crate) use kernels;
+
+#[cfg(test)]
+mod tests {
+    use super::{Activation, KERNELS};
+    use densessm_proto::operators::SCHEMAS;
+
+    #[test]
+    fn every_operator_has_a_kernel_for_each_type_of_activations_once() {
+        for schema in SCHEMAS {
+            for &dtype in schema.activations {
+                let is = |kernel: &&super::CudaKernel| {
+                    let result = kernel.schema().results[0].dtype;
+                    kernel.schema().name == schema.name && kernel.dtype(result) == dtype
+                };
+                assert_eq!(KERNELS.iter().filter(is).count(), 1, "{} in {dtype}", schema.name);
+                assert!(Activation::of(dtype).is_some());
+            }
+        }
+        assert_eq!(KERNELS.len(), 3 * SCHEMAS.len());
+    }
+}
