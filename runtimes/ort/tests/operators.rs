@@ -16,7 +16,7 @@ use densessm_proto::{
     operators::DOMAIN,
 };
 use densessm_session::{Bundle, onnx::OnnxFile};
-use ort::{environment::Environment, session::Session};
+use ort::{environment::Environment, ep::CUDA, session::Session};
 use prost::Message;
 use std::{collections::BTreeSet, ops::ControlFlow, path::Path, sync::Arc};
 use tempfile::TempDir;
@@ -113,6 +113,26 @@ fn half_precision_activations_load_on_the_cpu() {
         assert_eq!(session.outputs().len(), 2);
         assert_eq!(placement.cpu(), ["CausalConv"], "{activation:?}");
         assert!(placement.cuda().is_empty());
+    }
+}
+
+/// Skipped, with a message, without a GPU.
+#[test]
+fn a_session_on_a_gpu_takes_the_kernel_of_each_type() {
+    let environment = environment();
+    for activation in [DataType::Float, DataType::Float16, DataType::Bfloat16] {
+        let placement = Arc::new(Placement::default());
+        let builder = Session::builder(&environment).unwrap();
+        let cuda = CUDA::default().with_tf32(false).build().error_on_failure();
+        let builder = match builder.with_execution_providers([cuda]) {
+            Ok(builder) => builder,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let mut builder = builder.with_operators(domain_with_placement(Arc::clone(&placement)).unwrap()).unwrap();
+        let loaded = builder.commit_from_memory(&convolution(activation));
+        loaded.unwrap_or_else(|error| panic!("{activation:?}: {error}"));
+        assert_eq!(placement.cuda(), ["CausalConv"], "{activation:?}");
+        assert!(placement.cpu().is_empty());
     }
 }
 
