@@ -18,7 +18,12 @@ use densessm_proto::{
 use densessm_session::{Bundle, onnx::OnnxFile};
 use ort::{environment::Environment, ep::CUDA, session::Session};
 use prost::Message;
-use std::{collections::BTreeSet, ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 use tempfile::TempDir;
 
 fn exported(name: &str) -> (TempDir, Bundle) {
@@ -31,9 +36,13 @@ fn exported(name: &str) -> (TempDir, Bundle) {
     (folder, bundle)
 }
 
-fn environment() -> Environment {
-    let path = densessm_ort::library().unwrap_or_else(|error| panic!("{error}\n(set ORT_DYLIB_PATH)"));
-    ort::init_from(path).unwrap().build().unwrap()
+/// ONNX Runtime, of which a process may have one environment.
+fn environment() -> &'static Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
+        let path = densessm_ort::library().unwrap_or_else(|error| panic!("{error}\n(set ORT_DYLIB_PATH)"));
+        ort::init_from(path).unwrap().build().unwrap()
+    })
 }
 
 fn value(name: &str, dtype: DataType, sizes: &[i64]) -> ValueInfoProto {
@@ -103,10 +112,9 @@ fn convolution(activation: DataType) -> Vec<u8> {
 /// converts fp16 operands for the kernel in fp32.
 #[test]
 fn half_precision_activations_load_on_the_cpu() {
-    let environment = environment();
     for activation in [DataType::Float, DataType::Float16] {
         let placement = Arc::new(Placement::default());
-        let builder = Session::builder(&environment).unwrap();
+        let builder = Session::builder(environment()).unwrap();
         let mut builder = builder.with_operators(domain_with_placement(Arc::clone(&placement)).unwrap()).unwrap();
         let loaded = builder.commit_from_memory(&convolution(activation));
         let session = loaded.unwrap_or_else(|error| panic!("{activation:?}: {error}"));
@@ -119,10 +127,9 @@ fn half_precision_activations_load_on_the_cpu() {
 /// Skipped, with a message, without a GPU.
 #[test]
 fn a_session_on_a_gpu_takes_the_kernel_of_each_type() {
-    let environment = environment();
     for activation in [DataType::Float, DataType::Float16, DataType::Bfloat16] {
         let placement = Arc::new(Placement::default());
-        let builder = Session::builder(&environment).unwrap();
+        let builder = Session::builder(environment()).unwrap();
         let cuda = CUDA::default().with_tf32(false).build().error_on_failure();
         let builder = match builder.with_execution_providers([cuda]) {
             Ok(builder) => builder,
@@ -139,7 +146,6 @@ fn a_session_on_a_gpu_takes_the_kernel_of_each_type() {
 /// A session on the CPU takes the CPU's kernels, beside which those for GPUs are registered.
 #[test]
 fn kernels_for_gpus_do_not_disturb_a_session_on_the_cpu() {
-    let environment = environment();
     for model in ["densemamba-m2-both-gates", "mamba-m0-transformers", "denseretnet-m2-hub-layout-4-heads"] {
         let (_folder, bundle) = exported(model);
         for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
@@ -148,7 +154,7 @@ fn kernels_for_gpus_do_not_disturb_a_session_on_the_cpu() {
             let nodes: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
             assert!(!nodes.is_empty());
             let placement = Arc::new(Placement::default());
-            let builder = Session::builder(&environment).unwrap();
+            let builder = Session::builder(environment()).unwrap();
             let mut builder = builder.with_operators(domain_with_placement(Arc::clone(&placement)).unwrap()).unwrap();
             let loaded = builder.commit_from_file(bundle.graph_path(kind).unwrap());
             loaded.unwrap_or_else(|error| panic!("{model}, {kind}: {error}"));
