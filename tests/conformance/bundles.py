@@ -24,8 +24,8 @@ TESTS = pathlib.Path(__file__).resolve().parent.parent
 MODELS = sorted((TESTS / "goldens").iterdir()) + sorted((TESTS / "checkpoints").iterdir())
 LOWERINGS = ["function", "inline"]
 LOGITS = ["last", "all"]
-# Of `Tolerance::half` in proto/src/tolerance.rs, for logits.
-HALF = {"fp16": 1e-2, "bf16": 8e-2}
+# Twice `Tolerance::half` for logits in proto/src/tolerance.rs: rounding is compared with weights that are not rounded.
+HALF = {"fp16": 2e-2, "bf16": 1.6e-1}
 # Kernels that a step may run in a layer; the first name that a model's name contains counts.
 KERNELS = {"falcon": 17, "mamba": 14, "retnet": 18}
 
