@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Create a checkpoint with random weights, for benchmarks and tests.
     Init(Init),
-    /// List the runtimes and devices that can be used on this machine, and why the others cannot.
+    /// List the runtimes, GPUs and libraries of this machine: what can be used, and what is missing for the rest.
     Doctor(Doctor),
     /// Print a completion script for a shell.
     Completions(Completions),
@@ -185,6 +185,8 @@ pub(crate) struct Parity {
     /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
     /// A text whose beginning is the prompt; pseudo-random tokens by default.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
@@ -301,6 +303,20 @@ pub(crate) struct RuntimeArgs {
     /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+}
+
+/// How a command uses a GPU; without effect on the CPU.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct GpuArgs {
+    /// Launch the kernels of each step one by one instead of as a captured CUDA graph. The results are the same.
+    #[arg(long)]
+    pub(crate) no_cuda_graph: bool,
+    /// Allow nodes of this project's operators to run without its kernels for the GPU: on the CPU, or as functions of
+    /// standard operators. Without this option, such a node is an error.
+    #[arg(long)]
+    pub(crate) allow_operator_fallback: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
