@@ -2,7 +2,11 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use densessm::{Device, Preset, proto, runtime};
+use densessm::{
+    Device, Preset,
+    proto::{self, ShapeProfile, SizeRange},
+    runtime,
+};
 use std::path::PathBuf;
 
 /// Exports DenseMamba and DenseRetNet checkpoints to ONNX graphs, runs them, and checks that they compute the same.
@@ -59,8 +63,12 @@ pub(crate) struct Export {
     #[arg(long, value_enum, default_value_t = LogitsMode::Last)]
     pub(crate) logits: LogitsMode,
     /// Form of the custom operators: functions that a runtime may replace with kernels, or standard operators only.
-    #[arg(long, value_enum, default_value_t = Lowering::Function)]
-    pub(crate) lowering: Lowering,
+    /// By default `function`, or what --target needs.
+    #[arg(long, value_enum)]
+    pub(crate) lowering: Option<Lowering>,
+    /// Runtime outside this project that the bundle is meant for. Adds a README.md that describes its deployment.
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<Target>,
     /// Version of the ONNX operator set, 18 to 22.
     #[arg(long, value_name = "N", default_value_t = 18)]
     pub(crate) opset: i64,
@@ -317,6 +325,19 @@ pub(crate) struct GpuArgs {
     /// standard operators. Without this option, such a node is an error.
     #[arg(long)]
     pub(crate) allow_operator_fallback: bool,
+    /// On TensorRT: the smallest, the optimal and the largest number of sequences in a batch. Engines are built for these
+    /// sizes when a bundle is first loaded with them.
+    #[arg(long, value_name = "MIN,OPT,MAX", default_value_t = ShapeProfile::default().batch)]
+    pub(crate) batch_profile: SizeRange,
+    /// On TensorRT: the smallest, the optimal and the largest number of tokens in a call of the parallel graph.
+    #[arg(long, value_name = "MIN,OPT,MAX", default_value_t = ShapeProfile::default().prompt)]
+    pub(crate) prompt_profile: SizeRange,
+}
+
+impl GpuArgs {
+    pub(crate) fn shape_profile(&self) -> ShapeProfile {
+        ShapeProfile::new(self.batch_profile, self.prompt_profile)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -374,6 +395,11 @@ value_enum!(Lowering => proto::Lowering {
     Function => proto::Lowering::Function,
     /// Standard operators only.
     Inline => proto::Lowering::Inline,
+});
+
+value_enum!(Target => densessm::Target {
+    /// TensorRT, by itself or as a provider of ONNX Runtime: implies --lowering inline.
+    Tensorrt => densessm::Target::TensorRt,
 });
 
 value_enum!(Graph => proto::GraphKind {

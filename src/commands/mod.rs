@@ -50,7 +50,8 @@ fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &RuntimeArgs) -> Result<Box
         .with_device(on.device)
         .with_threads(on.threads)
         .with_cuda_graph(!on.gpu.no_cuda_graph)
-        .with_operator_fallback(on.gpu.allow_operator_fallback);
+        .with_operator_fallback(on.gpu.allow_operator_fallback)
+        .with_shape_profile(on.gpu.shape_profile());
     let compilation = terminal::Compilation::show();
     let model = runtime::load_with(bundle, on.runtime.into(), &options);
     drop(compilation);

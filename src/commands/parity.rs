@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     options.threads = arguments.threads;
     options.cuda_graph = !arguments.gpu.no_cuda_graph;
     options.operator_fallback = arguments.gpu.allow_operator_fallback;
+    options.shape_profile = arguments.gpu.shape_profile();
     let bar = terminal::spinner();
     let compilation = terminal::Compilation::show_in(&bar);
     let checked = parity::check(&bundle, &reference, &options, &mut |next| {

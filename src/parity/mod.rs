@@ -20,7 +20,7 @@ pub use measure::{ComparedValues, ErrorCurve, ErrorPoint, Measure};
 
 use crate::{
     Bundle, Checkpoint, Device, GraphPlacement, LoadOptions, RuntimeInfo,
-    proto::{GraphKind, Precision},
+    proto::{GraphKind, Precision, ShapeProfile},
     runtime,
 };
 use densessm_reference::{Reference, Tensors};
@@ -55,6 +55,8 @@ pub struct ParityOptions {
     /// On a GPU: whether this project's operators may run without its kernels for the device; see
     /// [`LoadOptions::with_operator_fallback`].
     pub operator_fallback: bool,
+    /// On TensorRT: the sizes for which engines are built; see [`LoadOptions::with_shape_profile`].
+    pub shape_profile: ShapeProfile,
 }
 
 impl ParityOptions {
@@ -71,6 +73,7 @@ impl ParityOptions {
             threads: None,
             cuda_graph: true,
             operator_fallback: false,
+            shape_profile: ShapeProfile::default(),
         }
     }
 
@@ -235,7 +238,8 @@ pub fn check(
             .with_device(options.device)
             .with_threads(options.threads)
             .with_cuda_graph(options.cuda_graph)
-            .with_operator_fallback(options.operator_fallback);
+            .with_operator_fallback(options.operator_fallback)
+            .with_shape_profile(options.shape_profile);
         let mut model = runtime::load_with(bundle, choice, &load)?;
         parity.runtimes.push(ComparedRuntime::of(model.info()));
         let choice = runtime::Choice::of(model.info());

@@ -75,7 +75,7 @@ const TABLE: [Row; 12] = {
         row(Ort, CPU, Inline, Everywhere),
         row(Ort, CUDA, Function, OnTheDevice),
         row(Ort, CUDA, Inline, OnTheDevice),
-        row(Ort, TENSORRT, Function, OnTheDevice),
+        row(Ort, TENSORRT, Function, Nowhere("TensorRT takes inline bundles")),
         row(Ort, TENSORRT, Inline, OnTheDevice),
         row(Tract, CPU, Function, Everywhere),
         row(Tract, CPU, Inline, Everywhere),
