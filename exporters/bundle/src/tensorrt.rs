@@ -174,6 +174,6 @@ const LIMITS: &str = "
 ## What has been tested
 
 The parser and the builder of TensorRT-RTX (1.7.1.116) accept the graphs that densessm exports from its trained test
-models and build engines for SM80. No engine has been run on a GPU: neither TensorRT nor ONNX Runtime's TensorRT provider
+models and build engines for SM80 and SM120. No engine has been run on a GPU: neither TensorRT nor ONNX Runtime's TensorRT provider
 was available. Compare the first outputs with `densessm parity --device tensorrt`.
 ";
