@@ -9,7 +9,7 @@
 //! for norms, recurrences and states. With it, TensorRT may compute those in half precision, too.
 
 use crate::library::Loaded;
-use densessm_cuda::{Cache, DeviceInfo};
+use densessm_cuda::{Architecture, Cache, DeviceInfo};
 use densessm_proto::{GraphKind, Lowering, ShapeProfile, SizeRange};
 use densessm_session::{Bundle, Error, LoadOptions, Provider, Version};
 use ort::ep::TensorRT;
@@ -62,9 +62,10 @@ impl Engines {
         };
         let profile = options.shape_profile;
         // Without the version, an engine of another one could not be told apart.
-        let place = Cache::from_environment().folder().zip(version()).map(|(cache, version)| {
-            let model = short(&bundle.fingerprint()).to_owned();
-            cache.join("tensorrt").join(model).join(environment(gpu, version, loaded.version, tf32, &profile))
+        let place = Cache::from_environment().folder().zip(version()).map(|(cache, tensorrt)| {
+            let (gpu, architecture) = (gpu.name.as_str(), gpu.architecture);
+            let environment = Environment { gpu, architecture, tensorrt, ort: loaded.version, tf32, profile };
+            cache.join("tensorrt").join(short(&bundle.fingerprint())).join(environment.folder())
         });
         Ok(Some(Self { folder: place.filter(|folder| writable(folder)), profile }))
     }
@@ -140,18 +141,26 @@ fn tf32(value: &str) -> Option<bool> {
     }
 }
 
-/// The folder's name for what an engine depends on beside the model.
-fn environment(gpu: &DeviceInfo, tensorrt: Version, ort: Version, tf32: bool, profile: &ShapeProfile) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let name: String = gpu.name.chars().map(plain).collect();
-    let range = |range: SizeRange| format!("{}_{}_{}", range.min(), range.opt(), range.max());
-    format!(
-        "{name}-{}-trt{tensorrt}-ort{ort}-tf32_{}-batch{}-prompt{}",
-        gpu.architecture,
-        u8::from(tf32),
-        range(profile.batch),
-        range(profile.prompt)
-    )
+/// What an engine depends on beside the model.
+struct Environment<'a> {
+    gpu: &'a str,
+    architecture: Architecture,
+    tensorrt: Version,
+    ort: Version,
+    tf32: bool,
+    profile: ShapeProfile,
+}
+
+impl Environment<'_> {
+    /// Returns the name of the folder.
+    fn folder(&self) -> String {
+        let Self { gpu, architecture, tensorrt, ort, tf32, profile } = self;
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        let gpu: String = gpu.chars().map(plain).collect();
+        let range = |range: SizeRange| format!("{}_{}_{}", range.min(), range.opt(), range.max());
+        let (tf32, batch, prompt) = (u8::from(*tf32), range(profile.batch), range(profile.prompt));
+        format!("{gpu}-{architecture}-trt{tensorrt}-ort{ort}-tf32_{tf32}-batch{batch}-prompt{prompt}")
+    }
 }
 
 /// The first digits of a digest, which tell files apart.
@@ -255,6 +264,26 @@ mod tests {
     #[test]
     fn only_a_stated_choice_about_tf32_counts() {
         assert_eq!((tf32("0"), tf32("1"), tf32(""), tf32("off")), (Some(false), Some(true), None, None));
+    }
+
+    #[test]
+    fn the_folder_names_all_that_an_engine_depends_on() {
+        let profile = engines(None).profile;
+        let environment = |gpu, minor, patch, tf32, profile| {
+            let (tensorrt, ort) = (Version::new(10, 13, patch), Version::new(1, 31, 1));
+            Environment { gpu, architecture: Architecture::new(9, minor), tensorrt, ort, tf32, profile }.folder()
+        };
+        let name = environment("NVIDIA H100 80GB HBM3", 0, 3, false, profile);
+        let expected = "NVIDIA_H100_80GB_HBM3-sm_90-trt10.13.3-ort1.31.1-tf32_0-batch1_6_64-prompt2_512_2048";
+        assert_eq!(name, expected);
+        let others = [
+            environment("NVIDIA H200", 0, 3, false, profile),
+            environment("NVIDIA H100 80GB HBM3", 1, 3, false, profile),
+            environment("NVIDIA H100 80GB HBM3", 0, 4, false, profile),
+            environment("NVIDIA H100 80GB HBM3", 0, 3, true, profile),
+            environment("NVIDIA H100 80GB HBM3", 0, 3, false, ShapeProfile::default()),
+        ];
+        assert!(others.iter().all(|other| *other != name && !other.contains(['/', '\\', ' '])), "{others:?}");
     }
 
     #[test]
