@@ -116,7 +116,7 @@ impl Row {
 
     /// Whether the operators run as this project's kernels rather than as functions of standard operators.
     pub(crate) fn has_kernels(&self) -> bool {
-        self.device == Device::CPU && self.lowering == Lowering::Function
+        matches!(self.device, Device::CPU | Device::CUDA) && self.lowering == Lowering::Function
     }
 
     /// Loads both graphs of a bundle of the row's lowering.

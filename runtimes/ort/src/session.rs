@@ -13,7 +13,7 @@ use crate::{
     weights::Weights,
 };
 use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Error, LoadOptions, Model, Provider};
+use densessm_session::{Bundle, Error, GraphPlacement, LoadOptions, Model, Provider};
 use ort::{
     logging::LogLevel,
     session::{
@@ -87,6 +87,8 @@ pub(crate) struct Opened {
     pub(crate) session: Session,
     /// Whether runs can be captured into CUDA graphs.
     pub(crate) capturable: bool,
+    /// How a GPU runs the nodes of this project's operators.
+    pub(crate) placement: Option<GraphPlacement>,
 }
 
 /// Loads graphs of a bundle; see [`Runtime::load`](densessm_session::Runtime::load).
@@ -110,7 +112,8 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
     if let Some(kernels) = lent.gpu().and_then(|gpu| gpu.kernels()) {
         kernels.compile_wanted().map_err(gpu::failed("kernels for the GPU"))?;
     }
-    let info = loaded.info(options.device);
+    let placed: Vec<_> = [&parallel, &recurrent].into_iter().flatten().filter_map(|opened| opened.placement).collect();
+    let info = loaded.info(options.device).with_placement(placed);
     Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, lent, options.cuda_graph_batch)?))
 }
 
@@ -130,13 +133,13 @@ unsafe fn open(
     if wanted {
         // SAFETY: the caller's obligation.
         match unsafe { session(loaded, bundle, kind, options, lent, true) } {
-            Ok(session) => return Ok(Opened { session, capturable: true }),
+            Ok((session, placement)) => return Ok(Opened { session, capturable: true, placement }),
             Err(error) => not_captured(error.to_string()),
         }
     }
     // SAFETY: the caller's obligation.
-    let session = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
-    Ok(Opened { session, capturable: false })
+    let (session, placement) = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
+    Ok(Opened { session, capturable: false, placement })
 }
 
 /// Loads one graph.
@@ -150,7 +153,7 @@ unsafe fn session(
     options: &LoadOptions,
     lent: &Lent,
     capturable: bool,
-) -> Result<Session, Error> {
+) -> Result<(Session, Option<GraphPlacement>), Error> {
     let path = bundle.graph_path(kind)?;
     let what = format!("{}: loading into ONNX Runtime", path.display());
     let explain = |problem: String| match lent.engines() {
@@ -192,8 +195,6 @@ unsafe fn session(
         builder = unsafe { weights.lend(builder) }?;
     }
     let session = builder.commit_from_file(&path).map_err(rejected)?;
-    if !options.operator_fallback {
-        operators.check(bundle, kind)?;
-    }
-    Ok(session)
+    let placement = operators.placement(bundle, kind, options.device, options.operator_fallback)?;
+    Ok((session, placement))
 }
