@@ -2,7 +2,7 @@
 
 use densessm_ort_operators::{Placement, domain, domain_with_placement};
 use densessm_proto::{GraphKind, operators::DOMAIN};
-use densessm_session::{Bundle, Device, Error, GraphPlacement, Provider, onnx::OnnxFile};
+use densessm_session::{Device, Error, GraphPlacement, Provider, onnx::OnnxFile};
 use ort::session::builder::SessionBuilder;
 use std::{collections::HashSet, sync::Arc};
 
@@ -41,7 +41,7 @@ impl Operators {
     /// Unless `fallback` is allowed: naming the first node that runs on the CPU or as a function of standard operators.
     pub(crate) fn placement(
         &self,
-        bundle: &Bundle,
+        file: &OnnxFile,
         kind: GraphKind,
         device: Device,
         fallback: bool,
@@ -53,7 +53,6 @@ impl Operators {
             Self::Cuda(placement) => (placement.cpu(), placement.cuda()),
             Self::None | Self::Cpu => (Vec::new(), Vec::new()),
         };
-        let file = OnnxFile::of_bundle(bundle, kind)?;
         let nodes: Vec<&str> =
             file.graph.node.iter().filter(|node| node.domain == DOMAIN).map(|node| node.name.as_str()).collect();
         if let Some((node, got)) = misplaced(&nodes, &cpu, &cuda).filter(|_| !fallback) {

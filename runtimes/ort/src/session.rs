@@ -5,6 +5,7 @@ use crate::{
     error::{failed, message},
     gpu::{self, Gpu},
     gpu_weights::GpuWeights,
+    graph,
     library::Loaded,
     model::OrtModel,
     operators::Operators,
@@ -53,7 +54,7 @@ impl Lent {
         let gpu_weights = match shared {
             true => {
                 let info = memory(device).map_err(failed("describing memory"))?;
-                Some(GpuWeights::upload(bundle, &options.graphs, &gpu, &info)?)
+                Some(GpuWeights::upload(bundle, &options.graphs, device, &gpu, &info)?)
             }
             false => None,
         };
@@ -159,7 +160,8 @@ unsafe fn session(
     lent: &Lent,
     capturable: bool,
 ) -> Result<(Session, Option<GraphPlacement>), Error> {
-    let path = bundle.graph_path(kind)?;
+    let (file, replaced) = graph::read(bundle, kind, options.device)?;
+    let path = &file.path;
     let what = format!("{}: loading into ONNX Runtime", path.display());
     let explain = |problem: String| match lent.engines() {
         Some(engines) => engines.explain(problem),
@@ -172,7 +174,7 @@ unsafe fn session(
         let providers = match (lent.shared_stream(), lent.engines()) {
             // SAFETY: the stream is lent, and outlives the session.
             (Some(gpu), _) => unsafe { cuda_on_stream(device, gpu.stream(), capturable) },
-            (None, Some(engines)) => tensorrt_providers(device, engines.provider(index(device), bundle, kind, &path)),
+            (None, Some(engines)) => tensorrt_providers(device, engines.provider(index(device), bundle, kind, path)),
             (None, None) => providers(device),
         };
         let mut builder = Session::builder(&loaded.environment)?
@@ -200,17 +202,18 @@ unsafe fn session(
         builder = unsafe { weights.lend(builder) }?;
     }
     let session = match lent.weights.as_ref().and_then(|weights| weights.model(kind)) {
-        Some(model) => from_memory(builder, bundle, model).map_err(rejected)?,
-        None => builder.commit_from_file(&path).map_err(rejected)?,
+        Some(model) => {
+            let builder = builder.with_config_entry(NO_PACKING, "1").map_err(|error| rejected(error.into()))?;
+            from_memory(builder, bundle, model).map_err(rejected)?
+        }
+        None if replaced => from_memory(builder, bundle, &graph::encoded(file.clone())).map_err(rejected)?,
+        None => builder.commit_from_file(path).map_err(rejected)?,
     };
-    let placement = operators.placement(bundle, kind, options.device, options.operator_fallback)?;
+    let placement = operators.placement(&file, kind, options.device, options.operator_fallback)?;
     Ok((session, placement))
 }
 
-/// Loads a graph that reads widened matrices.
+/// Loads a graph that differs from the bundle's file.
 fn from_memory(builder: SessionBuilder, bundle: &Bundle, model: &[u8]) -> ort::Result<Session> {
-    builder
-        .with_config_entry(WEIGHTS_FOLDER, bundle.dir().to_string_lossy())?
-        .with_config_entry(NO_PACKING, "1")?
-        .commit_from_memory(model)
+    builder.with_config_entry(WEIGHTS_FOLDER, bundle.dir().to_string_lossy())?.commit_from_memory(model)
 }
