@@ -64,8 +64,18 @@ fn modes(measures: &[Measure]) -> Section {
 
 fn rounding(measure: &Measure) -> Section {
     let paragraph = "The logits of the prompt with the matrices as the bundle stores them, compared with those of the \
-                     checkpoint, both computed in f64.";
-    Section::new("Rounding of the weights").paragraph(paragraph).table(table(std::slice::from_ref(measure)))
+                     checkpoint, both computed in f64. This is what the precision changes, not an error of the bundle.";
+    let mut table =
+        Table::new(["values", "max change", "mean change", "cosine distance", "KL divergence", "same top token"]);
+    table.row([
+        measure.values.to_string().into(),
+        Cell::number(measure.max_error, ""),
+        Cell::number(measure.mean_error, ""),
+        Cell::number(1.0 - measure.cosine, ""),
+        measure.kl_divergence.map_or(Cell::Absent, |nats| Cell::number(nats, "nats")),
+        measure.top_1.map_or(Cell::Absent, Cell::percent),
+    ]);
+    Section::new("Rounding of the weights").paragraph(paragraph).table(table)
 }
 
 fn table(measures: &[Measure]) -> Table {
