@@ -244,11 +244,11 @@ impl Direction {
     ///
     /// Some kernels of ONNX Runtime's CUDA provider copy their operands' sizes from host memory at each run, and have
     /// the stream call a function that frees that memory: those of `Split` with unequal parts (other than three of the
-    /// last axis), of `Concat` with unequal parts, of a batched `MatMul` whose matrices are not evenly spaced, of
-    /// `GatherND`, and of loops. A graph of them would read freed memory and free it again at each launch, so a graph
-    /// with any work of the host is refused. All other operators of recurrent graphs (elementwise ones, reductions,
-    /// `Gather`, `Slice`, `Transpose`, `Reshape`, `Gemm`, `MatMul` with a matrix, `Split` with equal parts) pass what they
-    /// need as arguments of their kernels.
+    /// last axis), of a batched `MatMul` whose matrices are not evenly spaced, of `GatherND`, and of loops. A graph of
+    /// them would read freed memory and free it again at each launch, so a graph with any work of the host is refused.
+    /// All other operators of recurrent graphs (elementwise ones, reductions, `Gather`, `Slice`, `Concat`, `Transpose`,
+    /// `Reshape`, `Gemm`, `MatMul` with a matrix, `Split` with equal parts) pass what they need as arguments of their
+    /// kernels.
     ///
     /// # Safety
     /// As for [`Step::run`].
