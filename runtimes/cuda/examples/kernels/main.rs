@@ -5,6 +5,7 @@
 
 mod gpu;
 mod mamba;
+mod mamba_model;
 mod operators;
 mod retention;
 
