@@ -76,17 +76,17 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) mamba_step(const _
                 for (int j = 0; j < VALUES; j++) x[i][j] = row ? to_float(row[place.thread * VALUES + j]) : nan;
             }
         }
-        norm(shared, place, x, ahead.norm, p.epsilon);
+        norm(shared, place, x, ahead.norm);
         rows_product(shared, place, l);
         if (!has_channels) {
             if (warp < BATCH) {
-                float value = silu(row_sum(shared, l, warp, lane));
+                float value = silu(row_sum(shared, l, warp, lane, p.epsilon));
                 put(p.g + ((size_t)side * BATCH + warp) * G_WORDS + (block - CHANNEL_BLOCKS) * ROWS + lane, __float_as_uint(value), phase);
             }
             ahead.load(next_layer, place);
             continue;
         }
-        const float input = convolve(shared, place, ahead, l);
+        const float input = convolve(shared, place, ahead, l, p.epsilon);
         synchronize();
         u64 *sums = p.sums + ((size_t)(step & 1) * LAYERS + l) * REPLICAS * BATCH * SUMS;
         add_parts(shared, place, ahead, sums);
@@ -107,11 +107,11 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) mamba_step(const _
         if (LOAD_AT == 2) ahead.load(next_layer, place);
 
         await_y(shared.rows, place, y, phase);
-        synchronize();
+        synchronize_part();
         if (LOAD_AT == 0) ahead.load(next_layer, place);
         out_product(shared, place, l);
         if (warp < BATCH) {
-            residual += out_sum(shared, l, warp, lane);
+            residual += out_sum(shared, warp, lane);
             u32 own = upper24(residual), next = __shfl_down_sync(~0u, own, 1);
             u64 *to = p.x + ((size_t)(side ^ 1) * BATCH + warp) * (HIDDEN / 2);
             if (lane < OUT && lane % 2 == 0) put(to + x_word(block * OUT + lane), (u64)next << 24 | own, phase + 1);
@@ -125,11 +125,11 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) mamba_step(const _
 #pragma unroll
     for (int i = 0; i < VALUES; i++) weight[i] = p.norm[place.thread * VALUES + i];
     await_x(x, place, p.x + (size_t)(LAYERS & 1) * BATCH * HIDDEN / 2, base + LAYERS);
-    norm(shared, place, x, weight, p.epsilon);
+    norm(shared, place, x, weight);
     for (int tile = 0; tile < head.tiles(); tile++) {
         rows_product(shared, place, LAYERS + tile);
         int row = head.first + tile * ROWS + lane;
-        if (warp < BATCH && row < head.last) p.logits[(size_t)warp * p.vocabulary + row] = row_sum(shared, LAYERS + tile, warp, lane);
+        if (warp < BATCH && row < head.last) p.logits[(size_t)warp * p.vocabulary + row] = row_sum(shared, LAYERS + tile, warp, lane, p.epsilon);
         if (RED_STAGES == 1) synchronize();
     }
     if (block == 0 && threadIdx.x == 0) {

@@ -81,37 +81,36 @@ struct Ahead {
     }
 };
 
-// Norms x into shared memory, as the right operand.
-__device__ __forceinline__ void norm(Shared &shared, const Place &place, const float (&x)[GROUP_ROWS][VALUES], const float (&weight)[VALUES], u64 epsilon) {
+// Puts x into shared memory, as the right operand, multiplied with the norm's weights. The factor of the norm, which
+// needs all of x, is applied to the products; that their operands fit into 16 bits, each warp scales its part of k by a
+// power of two.
+__device__ __forceinline__ void norm(Shared &shared, const Place &place, const float (&x)[GROUP_ROWS][VALUES], const float (&weight)[VALUES]) {
+    const int part = place.warp % GROUP_WARPS;
 #pragma unroll
     for (int i = 0; i < GROUP_ROWS; i++) {
+        if (!place.has_row(i)) continue;
+        const int n = place.first_row + i;
         float squares = 0.0f;
 #pragma unroll
         for (int j = 0; j < VALUES; j++) squares = fmaf(x[i][j], x[i][j], squares);
         squares = warp_sum(squares);
-        if (place.lane == 0 && place.has_row(i)) shared.squares[place.first_row + i][place.warp % GROUP_WARPS] = squares;
-    }
-    synchronize();
-#pragma unroll
-    for (int i = 0; i < GROUP_ROWS; i++) {
-        if (!place.has_row(i)) continue;
-        float squares = 0.0f;
-#pragma unroll
-        for (int w = 0; w < GROUP_WARPS; w++) squares += shared.squares[place.first_row + i][w];
-        float factor = rsqrtf(squares * (1.0f / HIDDEN) + __uint_as_float((u32)epsilon));
-        u32 *to = reinterpret_cast<u32 *>(shared.rows + (place.first_row + i) * WIDE) + place.thread * VALUES / 2;
+        // Half the exponent of the mean square.
+        const int exponent = ((int)(__float_as_uint(squares * ((float)GROUP_WARPS / HIDDEN)) >> 23) - 127) >> 1;
+        const float scale = __uint_as_float((u32)(127 - exponent) << 23);
+        if (place.lane == 0) shared.squares[n][part] = squares, shared.scales[n][part] = __uint_as_float((u32)(127 + exponent) << 23);
+        u32 *to = reinterpret_cast<u32 *>(shared.rows + n * WIDE) + place.thread * VALUES / 2;
 #pragma unroll
         for (int j = 0; j < VALUES; j += 2)
-            to[j / 2] = pack(x[i][j] * factor * weight[j], x[i][j + 1] * factor * weight[j + 1]);
+            to[j / 2] = pack(x[i][j] * scale * weight[j], x[i][j + 1] * scale * weight[j + 1]);
     }
-    synchronize();
+    synchronize_part();
 }
 
 // The end of in_proj: the convolution and silu. Returns the newest input of the convolution.
-__device__ __forceinline__ float convolve(Shared &shared, const Place &place, const Ahead &ahead, int layer) {
+__device__ __forceinline__ float convolve(Shared &shared, const Place &place, const Ahead &ahead, int layer, u64 epsilon) {
     const int n = place.warp - CONV_WARP;
     if (n < 0 || n >= BATCH) return 0.0f;
-    float value = row_sum(shared, layer, n, place.lane);
+    float value = row_sum(shared, layer, n, place.lane, epsilon);
     float sum = fmaf(ahead.roles.first.weight[BACK], value, ahead.roles.first.bias);
 #pragma unroll
     for (int k = 0; k < BACK; k++) sum = fmaf(ahead.roles.first.weight[k], ahead.roles.first.inputs[k], sum);
@@ -162,7 +161,7 @@ __device__ __forceinline__ void await_sums(Shared &shared, const Place &place, c
     if (COUNT > 4) {
         while (true) {
             get(words[COUNT - 1], at(COUNT - 1), 1);
-            if (arrived(COUNT - 1)) break;
+            if (arrived(COUNT - 1) || NOWAIT) break;
             poll_gap();
         }
         missing &= ~(1u << (COUNT - 1));
@@ -173,7 +172,7 @@ __device__ __forceinline__ void await_sums(Shared &shared, const Place &place, c
 #pragma unroll
         for (int i = 0; i < COUNT; i++)
             if (arrived(i)) missing &= ~(1u << i);
-        if (!missing) break;
+        if (!missing || NOWAIT) break;
         poll_gap();
     }
 #pragma unroll
@@ -199,7 +198,7 @@ __device__ __forceinline__ void await_gates(Shared &shared, const Place &place, 
 #pragma unroll
         for (int i = 0; i < GROUP_ROWS; i++)
             if (has_phase(words[i], phase)) missing &= ~(1u << i);
-        if (!missing) break;
+        if (!missing || NOWAIT) break;
         poll_gap();
     }
 #pragma unroll

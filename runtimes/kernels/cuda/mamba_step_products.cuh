@@ -47,6 +47,9 @@ __device__ __forceinline__ void rows_product(Shared &shared, const Place &place,
     const int first = place.warp / GROUP_WARPS * TILES, slice = place.warp % GROUP_WARPS, lane = place.lane;
     await_in(shared, stage);
     const char *rows = shared.in[stage % IN_STAGES] + (first * 16 + lane / 4) * WIDE;
+    float scales[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) scales[i] = shared.scales[min(lane % 4 * 2 + i, BATCH - 1)][slice];
     Sums<4> sums[TILES];
 #pragma unroll
     for (int j = 0; j < SLICE / 32; j++) {
@@ -62,33 +65,34 @@ __device__ __forceinline__ void rows_product(Shared &shared, const Place &place,
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int n = lane % 4 * 2 + i % 2;
-            if (n < BATCH) parts[n * IN_PART + (first + tile) * 16 + lane / 4 + i / 2 * 8] = sums[tile].sum(i);
+            if (n < BATCH) parts[n * IN_PART + (first + tile) * 16 + lane / 4 + i / 2 * 8] = sums[tile].sum(i) * scales[i % 2];
         }
     synchronize();
     if (threadIdx.x == 0) arrive(&shared.in_free[stage % IN_STAGES]);
 }
-// The product of row `lane` of a stage with row n of the batch.
-__device__ __forceinline__ float row_sum(const Shared &shared, int stage, int n, int lane) {
+// The product of row `lane` of a stage with row n of the batch, normed.
+__device__ __forceinline__ float row_sum(const Shared &shared, int stage, int n, int lane, u64 epsilon) {
     const float *parts = shared.parts[stage % RED_STAGES] + n * IN_PART + lane;
-    float sum = 0.0f;
+    float sum = 0.0f, squares = 0.0f;
 #pragma unroll
-    for (int w = 0; w < GROUP_WARPS; w++) sum += parts[w * BATCH * IN_PART];
-    return sum;
+    for (int w = 0; w < GROUP_WARPS; w++) sum += parts[w * BATCH * IN_PART], squares += shared.squares[n][w];
+    return sum * rsqrtf(squares * (1.0f / HIDDEN) + __uint_as_float((u32)epsilon));
 }
 
-// Products of the block's rows of out_proj with y: a warp takes an equal part of k.
+// Products of the block's rows of out_proj with y: a warp takes an equal part of k, of
+// those that it has itself read with `await_y`, or the warp that `synchronize_part` waits for.
 __device__ __forceinline__ void out_product(Shared &shared, const Place &place, int layer) {
     constexpr int SLICE = INNER / WARPS;
-    const int lane = place.lane;
+    const int lane = place.lane, slice = place.warp % GROUP_WARPS * GROUPS + place.warp / GROUP_WARPS;
     await_out(shared, layer);
     Sums<4> sums;
     const char *rows = shared.out[layer % OUT_STAGES] + lane / 4 * WIDER;
 #pragma unroll
     for (int j = 0; j < SLICE / 32; j++) {
-        int offset = (place.warp * SLICE + j * 32 + lane % 4 * 8) * 2;
+        int offset = (slice * SLICE + j * 32 + lane % 4 * 8) * 2;
         sums.add(2 * j, load_shared16(rows + offset), make_uint4(0, 0, 0, 0), load_row(shared.rows, WIDER, offset, lane));
     }
-    float *parts = shared.parts[(layer + 1) % RED_STAGES] + place.warp * BATCH * OUT_PART;
+    float *parts = shared.out_parts + place.warp * BATCH * OUT_PART;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int n = lane % 4 * 2 + i;
@@ -98,8 +102,8 @@ __device__ __forceinline__ void out_product(Shared &shared, const Place &place, 
     if (threadIdx.x == 0) arrive(&shared.out_free[layer % OUT_STAGES]);
 }
 // The product of row lane % 8 of the block's rows of out_proj with row n of the batch.
-__device__ __forceinline__ float out_sum(const Shared &shared, int layer, int n, int lane) {
-    const float *parts = shared.parts[(layer + 1) % RED_STAGES] + (lane / OUT * BATCH + n) * OUT_PART + lane % OUT;
+__device__ __forceinline__ float out_sum(const Shared &shared, int n, int lane) {
+    const float *parts = shared.out_parts + (lane / OUT * BATCH + n) * OUT_PART + lane % OUT;
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < WARPS; w += 4) sum += parts[w * BATCH * OUT_PART];

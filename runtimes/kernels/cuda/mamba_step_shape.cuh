@@ -32,6 +32,12 @@ typedef long long i64;
 #ifndef POLL_GAP
 #define POLL_GAP 0
 #endif
+#ifndef NOWAIT
+#define NOWAIT 0
+#endif
+#ifndef NOCOPY
+#define NOCOPY 0
+#endif
 #ifndef LOAD_AT
 #define LOAD_AT 1
 #endif
@@ -99,8 +105,8 @@ struct __align__(128) Shared {
     char in[IN_STAGES][ROWS * WIDE];
     char out[OUT_STAGES][OUT * WIDER];
     char rows[BATCH * WIDER];                    // normed x, then y
-    float parts[RED_STAGES][GROUP_WARPS * BATCH * IN_PART];
-    float squares[BATCH][GROUP_WARPS];
+    float parts[RED_STAGES][GROUP_WARPS * BATCH * IN_PART], out_parts[WARPS * BATCH * OUT_PART];
+    float squares[BATCH][GROUP_WARPS], scales[BATCH][GROUP_WARPS];  // of x, for each part of k
     act u[BATCH][40];                            // convolved channels; then, unused, their gates
     float uz[BATCH][ROWS];                       // likewise in fp32
     act d[BATCH][RANK + 32], g[BATCH][128 + 32];
@@ -110,13 +116,18 @@ struct __align__(128) Shared {
     u64 in_free[IN_STAGES], out_free[OUT_STAGES];                         // a stage has been used
 };
 
-static_assert(GROUP_WARPS * IN_PART >= WARPS * OUT_PART, "partial sums of out_proj fit in those of in_proj");
 static_assert(sizeof(Shared) <= 227 << 10, "shared memory");
 
 extern __shared__ __align__(128) char dynamic[];
 
 // A barrier of the warps that compute.
 __device__ __forceinline__ void synchronize() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+
+// A barrier of the warps that share a part of k: warp w of each group.
+__device__ __forceinline__ void synchronize_part() {
+    if (GROUPS == 1) __syncwarp();
+    else asm volatile("bar.sync %0, 64;" ::"r"(2 + threadIdx.x / 32 % GROUP_WARPS) : "memory");
+}
 
 // The thread's place: row i of its group is row `first_row + i` of the batch, if there is one.
 struct Place {

@@ -62,7 +62,7 @@ __device__ __forceinline__ void await(u64 (&words)[2 * PAIRS], At at, u32 phase)
     if (PAIRS > (POLL == 3 ? 1 : 2)) {
         while (true) {
             get_two(words[2 * PAIRS - 2], words[2 * PAIRS - 1], at(PAIRS - 1), 1);
-            if (arrived(PAIRS - 1)) break;
+            if (arrived(PAIRS - 1) || NOWAIT) break;
             poll_gap();
         }
         missing &= ~(1u << (PAIRS - 1));
@@ -73,7 +73,7 @@ __device__ __forceinline__ void await(u64 (&words)[2 * PAIRS], At at, u32 phase)
 #pragma unroll
         for (int i = 0; i < PAIRS; i++)
             if (arrived(i)) missing &= ~(1u << i);
-        if (!missing) break;
+        if (!missing || NOWAIT) break;
         poll_gap();
     }
 }

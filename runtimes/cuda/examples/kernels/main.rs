@@ -6,6 +6,7 @@
 mod gpu;
 mod mamba;
 mod mamba_model;
+mod mamba_variants;
 mod operators;
 mod retention;
 

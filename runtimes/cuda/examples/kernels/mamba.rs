@@ -1,66 +1,19 @@
 //! The whole decode step of Mamba and DenseMamba as one kernel.
 //!
-//! `MAMBA_VARIANTS` may name a file with variants of the kernel, one a line: a name, then constants of
-//! `mamba_step_shape.cuh` that differ from their defaults, as `densessm FLIGHT=4 POLL=1`. `SOURCE=file` takes another
-//! source. Each variant is checked on a small model and timed on the published sizes.
+//! Each variant is checked on a small model and timed on the published sizes.
 
 use super::{
     gpu::{Gpu, Outcome, relative_error},
     mamba_model::{EPSILON, Matrix, Model, Row, STATES},
+    mamba_variants::{Variant, all, measured, units, variants},
 };
-use densessm_cuda::{
-    Activation, Buffer, Function, LaunchShape, Unit,
-    units::{self, MambaShape},
-};
-use std::{collections::BTreeMap, fmt::Write as _};
+use densessm_cuda::{Buffer, Function, LaunchShape, units::MambaShape};
+use std::collections::BTreeMap;
 
 /// Tokens that are checked.
 const COUNT: usize = 3;
 /// Steps of a graph that is timed.
-const STEPS: usize = 20;
-const DENSE: MambaShape =
-    MambaShape { hidden: 1024, inner: 2048, rank: 64, taps: 4, gate: 64, neighbours: 2, layers: 50, batch: 1 };
-const MAMBA: MambaShape = MambaShape { neighbours: 0, layers: 48, ..DENSE };
-
-/// A name and what the source is preceded by, or replaced with.
-struct Variant {
-    name: String,
-    defines: String,
-    source: Option<String>,
-}
-
-impl Variant {
-    fn of_line(line: &str) -> Outcome<Self> {
-        let mut words = line.split_whitespace();
-        let name = words.next().unwrap_or_default().to_owned();
-        let (mut defines, mut source) = (String::new(), None);
-        for word in words {
-            let (constant, value) = word.split_once('=').ok_or_else(|| format!("{line}: expected NAME=VALUE, got {word}"))?;
-            if constant == "SOURCE" {
-                source = Some(std::fs::read_to_string(value).map_err(|error| format!("{value}: {error}"))?);
-            } else {
-                let _ = writeln!(defines, "#define {constant} {value}");
-            }
-        }
-        Ok(Self { name, defines, source })
-    }
-
-    fn unit(&self, shape: &MambaShape) -> Unit {
-        let unit = units::mamba_step(Activation::F16, shape);
-        if self.defines.is_empty() && self.source.is_none() {
-            return unit;
-        }
-        let source = format!("{}{}", self.defines, self.source.as_deref().unwrap_or(unit.source()));
-        unit.with_source(source.leak())
-    }
-}
-
-fn variants() -> Outcome<Vec<Variant>> {
-    let Some(file) = std::env::var_os("MAMBA_VARIANTS") else { return Ok(vec![Variant::of_line("default")?]) };
-    let text = std::fs::read_to_string(&file)?;
-    text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).map(Variant::of_line).collect()
-}
-
+const STEPS: usize = 8;
 /// What the CPU says about some tokens: the texts, and of the first and the last row the logits of each token and the
 /// last layer's states.
 struct Expected {
@@ -95,28 +48,15 @@ impl Expected {
 
 pub(crate) fn check(gpu: &mut Gpu) -> Outcome {
     let variants = variants()?;
-    let few = MambaShape { layers: 4, ..DENSE };
-    let plain = MambaShape { layers: 4, ..MAMBA };
-    let all = [
-        ("densemamba of 4 layers", few, 5000, vec![1, 2, 3, 4, 5, 6, 7, 8]),
-        ("mamba of 4 layers", plain, 5003, vec![1, 2, 6, 8]),
-        ("densemamba-360m", DENSE, 32000, vec![1, 6, 8]),
-        ("mamba-370m", MAMBA, 50280, vec![1, 6, 8]),
-    ];
-    let every_unit: Vec<Unit> = all
-        .iter()
-        .flat_map(|(_, shape, _, batches)| batches.iter().map(|&batch| MambaShape { batch, ..*shape }))
-        .flat_map(|shape| variants.iter().map(move |variant| variant.unit(&shape)))
-        .collect();
-    gpu.compile(&every_unit)?;
+    gpu.compile(&units(&variants))?;
     let mut table: BTreeMap<String, Vec<(String, f64)>> = BTreeMap::new();
-    for (name, shape, vocabulary, batches) in all {
+    for (name, shape, vocabulary, batches) in all() {
         let mut model = Model::random(gpu, shape, vocabulary)?;
         for batch in batches {
             model.shape.batch = batch;
             let name = format!("{name} batch {batch}");
             let expected = Expected::new(gpu, &model, &name);
-            for variant in &variants {
+            for variant in measured(&variants, batch) {
                 let full = format!("mamba_step {name} {}", variant.name);
                 match run(gpu, &model, &expected, variant, &full) {
                     Ok(Some(median)) => table.entry(variant.name.clone()).or_default().push((name.clone(), median)),
