@@ -137,7 +137,7 @@ struct Copies {
 
     // Asks for what is loaded into registers: the block's own part, and of what blocks share an equal part.
     __device__ __forceinline__ void rest(const Layer &layer) {
-        constexpr int FIXED_ITEMS = 10;
+        constexpr int FIXED_ITEMS = 9 + TAPS;
         const size_t first = (size_t)block * CHANNELS;
         for (int item = lane; item < FIXED_ITEMS + 2 * BATCH; item += 32) {
             const void *from = nullptr;
@@ -147,13 +147,13 @@ struct Copies {
             if (item == 0) part(layer.x_proj, SUMS * INNER);
             else if (item == 1) own(layer.dt_proj, RANK);
             else if (item == 2) own(layer.a, STATES);
-            else if (item == 3) own(layer.conv_weight, TAPS);
-            else if (item == 4) own(layer.conv_bias, 1);
-            else if (item == 5) own(layer.dt_bias, 1);
-            else if (item == 6) own(layer.skip, 1);
-            else if (item == 7) part(layer.norm, HIDDEN);
-            else if (item == 8 && NEIGHBOURS && layer.gates) own(layer.channel_gate, GATE);
-            else if (item == 9 && NEIGHBOURS && layer.gates) part(layer.state_gate, STATES * GATE);
+            else if (item == 3) own(layer.conv_bias, 1);
+            else if (item == 4) own(layer.dt_bias, 1);
+            else if (item == 5) own(layer.skip, 1);
+            else if (item == 6) part(layer.norm, HIDDEN);
+            else if (item == 7 && NEIGHBOURS && layer.gates) own(layer.channel_gate, GATE);
+            else if (item == 8 && NEIGHBOURS && layer.gates) part(layer.state_gate, STATES * GATE);
+            else if (item >= 9 && item < FIXED_ITEMS) own(layer.conv_weight + (size_t)(item - 9) * INNER, 1);
             else if (item >= FIXED_ITEMS && item < FIXED_ITEMS + BATCH) own(layer.state + (size_t)(item - FIXED_ITEMS) * INNER * STATES, STATES);
             else if (item >= FIXED_ITEMS + BATCH) own(layer.conv + (size_t)(item - FIXED_ITEMS - BATCH) * INNER * BACK, BACK);
             if (bytes >= 16) prefetch(from, bytes / 16 * 16);

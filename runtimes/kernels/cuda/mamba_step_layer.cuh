@@ -56,7 +56,7 @@ struct Ahead {
         const bool convolved = lane < CHANNELS;
         const int channel = first + lane % CHANNELS;
 #pragma unroll
-        for (int k = 0; k < TAPS; k++) roles.first.weight[k] = convolved ? layer.conv_weight[channel * TAPS + k] : k == BACK ? 1.0f : 0.0f;
+        for (int k = 0; k < TAPS; k++) roles.first.weight[k] = convolved ? layer.conv_weight[k * INNER + channel] : k == BACK ? 1.0f : 0.0f;
         roles.first.bias = convolved ? layer.conv_bias[channel] : 0.0f;
 #pragma unroll
         for (int k = 0; k < BACK; k++)

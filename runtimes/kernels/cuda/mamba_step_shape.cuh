@@ -75,7 +75,7 @@ struct Layer {
     const float *norm;             // [hidden]
     const act *in_proj;            // [2 inner, hidden]
     const act *gates;              // [2 gate, hidden], the channels' first; null in the first layer
-    const float *conv_weight;      // [inner, taps]
+    const float *conv_weight;      // [taps, inner]
     const float *conv_bias;        // [inner]
     const act *x_proj;             // [rank + 2 states, inner]
     const act *dt_proj;            // [inner, rank]

@@ -146,7 +146,7 @@ impl Row {
             for (c, u) in u.iter_mut().enumerate() {
                 let window = &mut self.conv[l][c * (taps - 1)..][..taps - 1];
                 let sum: f64 = (0..taps)
-                    .map(|k| at(&layer.conv_weight, c * taps + k) * window.get(k).copied().unwrap_or(uz[c]))
+                    .map(|k| at(&layer.conv_weight, k * inner + c) * window.get(k).copied().unwrap_or(uz[c]))
                     .sum();
                 *u = silu(sum + at(&layer.conv_bias, c));
                 window.rotate_left(1);
