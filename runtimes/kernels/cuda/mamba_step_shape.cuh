@@ -55,7 +55,7 @@ constexpr int SUMS = RANK + 2 * STATES;                 // outputs of x_proj
 constexpr int PARTS = CHANNEL_BLOCKS / REPLICAS;        // of each replica of a sum
 constexpr int BACK = TAPS - 1;
 constexpr int WIDE = HIDDEN * 2 + 64, WIDER = INNER * 2 + 64;  // bytes of a row in shared memory, without bank conflicts
-constexpr int IN_STAGES = 2, OUT_STAGES = BATCH <= 4 ? 2 : 1, RED_STAGES = BATCH <= 4 ? 2 : 1;
+constexpr int IN_STAGES = 2, OUT_STAGES = BATCH <= 4 ? 2 : 1, RED_STAGES = BATCH <= 2 ? 2 : 1;
 constexpr int IN_PIECES = ROWS / IN_PIECE, OUT_PIECES = OUT / OUT_PIECE;  // of a stage
 constexpr int MAX_FLIGHT = FLIGHT > HEAD_FLIGHT ? FLIGHT : HEAD_FLIGHT;   // pieces under way
 constexpr int IN_PART = ROWS + 4, OUT_PART = OUT + 4;   // numbers of a row of partial sums, without bank conflicts
