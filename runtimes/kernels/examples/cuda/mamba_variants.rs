@@ -5,8 +5,9 @@
 //! source.
 
 use super::gpu::Outcome;
-use densessm_cuda::{
-    Activation, Unit,
+use densessm_cuda::Unit;
+use densessm_kernels::cuda::{
+    Activation,
     units::{self, MambaShape},
 };
 use std::fmt::Write as _;

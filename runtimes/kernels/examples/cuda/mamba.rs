@@ -7,7 +7,8 @@ use super::{
     mamba_model::{EPSILON, Matrix, Model, Row, STATES},
     mamba_variants::{Variant, all, measured, units, variants},
 };
-use densessm_cuda::{Buffer, Function, LaunchShape, units::MambaShape};
+use densessm_cuda::{Buffer, Function, LaunchShape};
+use densessm_kernels::cuda::units::MambaShape;
 use std::collections::BTreeMap;
 
 /// Tokens that are checked.

@@ -1,7 +1,8 @@
 //! A Mamba or DenseMamba model of random weights, and its decode step on the CPU in f64.
 
 use super::gpu::{Gpu, Outcome, Tensor, silu, softplus};
-use densessm_cuda::{Activation, Buffer, units::MambaShape};
+use densessm_cuda::Buffer;
+use densessm_kernels::cuda::{Activation, units::MambaShape};
 use half::f16;
 
 pub(crate) const STATES: usize = 16;
