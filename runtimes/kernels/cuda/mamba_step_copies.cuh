@@ -161,17 +161,17 @@ struct Copies {
     }
 
     __device__ __forceinline__ void all() {
-        // Where there is one stage for out_proj, it becomes free at the end of a layer: the next layer's in_proj first.
+        // Where there is one stage for out_proj, it becomes free at the end of a layer: the next layer's in_proj first, or
+        // the first tile of the head. This also keeps two uses of a barrier more than `MAX_FLIGHT` pieces apart, as the
+        // parity of a piece under way requires.
         constexpr int BEHIND = OUT_STAGES == 1 ? 1 : 0;
         for (int l = 0; l < LAYERS + BEHIND; l++) {
-            if (l < LAYERS) {
-                if (has_channels && l) rest(p.layers[l]);
-                in<FLIGHT>(l);
-            }
+            if (has_channels && l && l < LAYERS) rest(p.layers[l]);
+            in<FLIGHT>(l);
             paced = l >= 1;
             if (has_channels && l >= BEHIND) out(l - BEHIND);
         }
         paced = false;
-        for (int tile = 0; tile < head.tiles(); tile++) in<HEAD_FLIGHT>(LAYERS + tile);
+        for (int tile = BEHIND; tile < head.tiles(); tile++) in<HEAD_FLIGHT>(LAYERS + tile);
     }
 };
