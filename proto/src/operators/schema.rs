@@ -26,8 +26,21 @@ pub struct Schema {
     pub operands: &'static [OperandSchema],
     /// The variadic tail: groups of operands, each repeated.
     pub groups: &'static [GroupSchema],
-    /// Results, in order.
+    /// Results before the variadic tail, in order.
     pub results: &'static [ResultSchema],
+    /// The variadic tail: groups of results, each repeated.
+    pub result_groups: &'static [ResultGroupSchema],
+}
+
+impl Schema {
+    /// The number of results of a call in which the groups of operands are repeated as `repetitions` says.
+    pub fn result_count(&self, repetitions: impl Fn(usize) -> usize) -> usize {
+        let groups = self.result_groups.iter().map(|results| {
+            let group = self.group(results.group);
+            group.map_or(0, &repetitions) * results.results.len()
+        });
+        self.results.len() + groups.sum::<usize>()
+    }
 }
 
 /// A named dimension.
@@ -208,10 +221,35 @@ pub struct ResultSchema {
     pub name: &'static str,
     /// Element type.
     pub dtype: OperandType,
-    /// Name of the required operand whose shape the result has.
-    pub like: &'static str,
+    /// Shape.
+    pub shape: ResultShape,
     /// What it holds, in one sentence.
     pub description: &'static str,
+}
+
+/// The shape of a result. The set is closed, for every user of a schema handles all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultShape {
+    /// That of the required operand of this name; in a group of results, of the operand of the same repetition.
+    Like(&'static str),
+    /// These sizes, outermost first.
+    Axes(&'static [AxisSize]),
+}
+
+/// Results that are repeated together: a part of the variadic tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResultGroupSchema {
+    /// Name of the group of operands with whose every repetition the results are repeated; it is a required group.
+    pub group: &'static str,
+    /// The results of one repetition, in order.
+    pub results: &'static [ResultSchema],
+}
+
+impl ResultGroupSchema {
+    /// The full name of a result of one repetition: `upper_0_present_state`.
+    pub fn result_name(&self, repetition: usize, result: &ResultSchema) -> String {
+        format!("{}_{repetition}_{}", self.group, result.name)
+    }
 }
 
 /// The size of an axis: `factor · d₁ · d₂ · … + offset`, where the dᵢ are named dimensions.
@@ -265,7 +303,9 @@ impl fmt::Display for Schema {
         let operands = self.operands.iter().map(|operand| format!("{}{}", operand.name, mark(operand.arity)));
         let groups = self.groups.iter().map(|group| format!("{}{}...", group.name, mark(group.arity)));
         let operands: Vec<String> = operands.chain(groups).collect();
-        let results: Vec<&str> = self.results.iter().map(|result| result.name).collect();
+        let results = self.results.iter().map(|result| result.name.to_owned());
+        let groups = self.result_groups.iter().map(|results| format!("{}_results...", results.group));
+        let results: Vec<String> = results.chain(groups).collect();
         write!(f, "{}({}) -> {}", self.name, operands.join(", "), results.join(", "))
     }
 }
