@@ -13,6 +13,7 @@ pub mod manifest;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod operators;
+mod precision;
 pub mod probes;
 pub mod states;
 pub mod tolerance;
@@ -20,9 +21,8 @@ pub mod tolerance;
 pub use architecture::Architecture;
 pub use dtype::DType;
 pub use families::{DenseMamba, DenseRetNet, FalconMamba, Family, Projection};
-pub use manifest::{
-    Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
-};
+pub use manifest::{Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, TensorEntry};
+pub use precision::Precision;
 pub use probes::{Probe, ProbeLayout, probes};
 pub use states::StateTensor;
 pub use tolerance::{OutOfTolerance, Tolerance, ToleranceClass};

@@ -26,6 +26,7 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     let checkpoint = Checkpoint::open(&arguments.model)?;
     let options = ExportOptions::default()
         .with_graphs(arguments.mode.graphs())
+        .with_precision(arguments.precision.into())
         .with_lowering(arguments.lowering.into())
         .with_logits(arguments.logits.into())
         .with_opset(arguments.opset)

@@ -51,7 +51,8 @@ impl<'a> Inspection<'a> {
         kind: GraphKind,
         select: impl Fn(&proto::Probe) -> bool,
     ) -> Result<Self, Error> {
-        let mut probes = proto::probes(bundle.architecture(), kind, bundle.manifest().lowering);
+        let mut probes =
+            proto::probes(bundle.architecture(), kind, bundle.manifest().lowering, bundle.manifest().precision);
         probes.retain(select);
         let names: Vec<String> = probes.iter().map(|probe| probe.value.clone()).collect();
         let graph = runtime::probe(bundle, choice, device, kind, &names)?;

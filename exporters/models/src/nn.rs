@@ -1,15 +1,53 @@
 //! Building blocks that all families share.
+//!
+//! A scope's weight type is that of matrices. Products are computed in the type of their operand x: a matrix stored in
+//! another one is cast to it.
 
-use densessm_graph::{Scope, Value};
+use densessm_graph::{DType, Prepare, Scope, Storage, Value};
+
+/// A weight that no product multiplies with: fp32 in every precision.
+pub(crate) fn vector<'g, const N: usize>(p: Scope<'g>, name: &str, shape: [usize; N]) -> Value<'g> {
+    vector_as(p, name, shape, Prepare::AsIs)
+}
+
+/// As [`vector`], prepared at export.
+pub(crate) fn vector_as<'g, const N: usize>(
+    p: Scope<'g>,
+    name: &str,
+    shape: [usize; N],
+    prepare: Prepare,
+) -> Value<'g> {
+    p.with_weights_in(DType::F32).weight_as(name, shape, prepare)
+}
+
+/// `x Wᵀ` with matrices `[outᵢ, in]` stacked by rows: `[.., in] -> [.., Σ outᵢ]`.
+///
+/// In fp32 they are stored as they are multiplied with, `[in, Σ outᵢ]`, in half precision as the checkpoint has them.
+pub(crate) fn times<'g>(p: Scope<'g>, x: Value<'g>, matrices: &[(&str, [usize; 2])]) -> Value<'g> {
+    if p.weight_dtype() == DType::F32 {
+        return x.matmul(p.weights_t(matrices));
+    }
+    let parts: Vec<(&str, &[usize])> = matrices.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
+    let [weight] = p.weight_group(&parts, Prepare::AsIs, Storage::Float(p.weight_dtype()));
+    times_transposed(x, weight)
+}
+
+/// `x Wᵀ` with a matrix in half precision: `[.., in], [out, in] -> [.., out]`.
+pub(crate) fn times_transposed<'g>(x: Value<'g>, weight: Value<'g>) -> Value<'g> {
+    x.matmul(weight.cast(x.dtype()).transpose([1, 0]))
+}
 
 /// `y = x Wᵀ`: `[.., d_in] -> [.., d_out]`.
 pub(crate) fn linear<'g>(p: Scope<'g>, name: &str, x: Value<'g>, d_out: usize) -> Value<'g> {
-    p.scope(name, |p| x.matmul(p.weight_t("weight", [d_out, x.size(-1)])))
+    p.scope(name, |p| times(p, x, &[("weight", [d_out, x.size(-1)])]))
 }
 
-/// `y = x Wᵀ + b`: `[.., d_in] -> [.., d_out]`.
+/// `y = x Wᵀ + b`: `[.., d_in] -> [.., d_out]`. The bias is added in fp32.
 pub(crate) fn linear_bias<'g>(p: Scope<'g>, name: &str, x: Value<'g>, d_out: usize) -> Value<'g> {
-    p.scope(name, |p| x.matmul(p.weight_t("weight", [d_out, x.size(-1)])) + p.weight("bias", [d_out]))
+    p.scope(name, |p| {
+        let product = times(p, x, &[("weight", [d_out, x.size(-1)])]);
+        (product.cast(DType::F32) + vector(p, "bias", [d_out])).cast(x.dtype())
+    })
 }
 
 /// Matrices that are multiplied with one operand, each with the parts that its rows are divided into.
@@ -28,7 +66,7 @@ pub(crate) fn joined_silu<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_
 fn product<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Value<'g> {
     let names: Vec<String> = matrices.iter().map(|(name, _)| format!("{name}.weight")).collect();
     let shapes = matrices.iter().map(|(_, parts)| [parts.iter().sum(), x.size(-1)]);
-    x.matmul(p.weights_t(&names.iter().map(String::as_str).zip(shapes).collect::<Vec<_>>()))
+    times(p, x, &names.iter().map(String::as_str).zip(shapes).collect::<Vec<_>>())
 }
 
 fn parts(matrices: &Matrices<'_>) -> Vec<usize> {
@@ -40,7 +78,7 @@ pub(crate) fn rms_norm<'g>(x: Value<'g>, weight: Value<'g>, eps: f32) -> Value<'
     x / (x.powf(2.0).reduce_mean(-1) + eps).sqrt() * weight
 }
 
-/// A module that is an RMSNorm: `[.., n] -> [.., n]`.
+/// A module that is an RMSNorm, computed in fp32 and returned in the operand's type: `[.., n] -> [.., n]`.
 pub(crate) fn norm<'g>(p: Scope<'g>, name: &str, x: Value<'g>, eps: f64) -> Value<'g> {
-    p.scope(name, |p| rms_norm(x, p.weight("weight", [x.size(-1)]), eps as f32))
+    p.scope(name, |p| rms_norm(x.cast(DType::F32), vector(p, "weight", [x.size(-1)]), eps as f32).cast(x.dtype()))
 }

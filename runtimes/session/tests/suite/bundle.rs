@@ -52,9 +52,9 @@ fn a_manifest_at_odds_with_itself_is_refused() {
     let (_other, retnet) = exported(RETNET);
     let huge = u64::MAX / 2;
     let cases: [(&Bundle, &str, Value, &str); 17] = [
-        (&mamba, "/format_version", json!(0), "format_version: expected 1, got 0; export the checkpoint again"),
-        (&mamba, "/format_version", json!(null), "format_version: expected 1, got none; export"),
-        (&mamba, "/format_version", json!("1"), "format_version: expected 1, got none; export"),
+        (&mamba, "/format_version", json!(0), "format_version: expected 1 to 2, got 0; export the checkpoint again"),
+        (&mamba, "/format_version", json!(null), "format_version: expected 1 to 2, got none; export"),
+        (&mamba, "/format_version", json!("1"), "format_version: expected 1 to 2, got none; export"),
         (&mamba, "/architecture/vocab_size", json!(0), "expected a vocab_size of at least 1, got 0"),
         (&mamba, "/architecture/vocab_size", json!(102), "expected logits fp32 [batch, 1, 102]"),
         (&mamba, "/architecture/conv_kernel", json!(0), "expected a conv_kernel of at least 1, got 0"),
@@ -82,11 +82,11 @@ fn a_manifest_at_odds_with_itself_is_refused() {
 fn a_bundle_of_a_newer_version_is_refused_with_what_to_do() {
     let (_folder, bundle) = exported(MAMBA);
     let error = opened(bundle.dir(), |manifest| {
-        manifest["format_version"] = json!(2);
+        manifest["format_version"] = json!(3);
         manifest["tool_version"] = json!("7.8.9");
         manifest["a field that this version does not know"] = json!({});
     });
-    let expected = "format_version: expected at most 1, got 2; the bundle was written by densessm 7.8.9: use that \
+    let expected = "format_version: expected at most 2, got 3; the bundle was written by densessm 7.8.9: use that \
                     version, or export the checkpoint again with this one";
     assert!(error.ends_with(expected), "{error}");
 }
