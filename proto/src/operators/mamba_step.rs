@@ -154,8 +154,8 @@ pub const MAMBA_STEP: Schema = Schema {
         result("first_present_conv_state", FP32, "first_conv_state", CONV_STATE),
         result("first_present_state", FP32, "first_state", STATE),
     ],
-    result_groups: &[ResultGroupSchema {
+    result_group: Some(ResultGroupSchema {
         group: "upper",
         results: &[result("present_conv_state", FP32, "conv_state", CONV_STATE), result("present_state", FP32, "state", STATE)],
-    }],
+    }),
 };

@@ -30,9 +30,12 @@ pub const DOMAIN: &str = "ai.densessm";
 /// Version of the domain.
 pub const VERSION: i64 = 1;
 
-/// The schemas of all operators of the domain.
-pub const SCHEMAS: [&Schema; 7] =
-    [&CAUSAL_CONV, &SELECTIVE_SCAN, &SELECTIVE_STEP, &RETENTION, &RETENTION_STEP, &DENSE_NORM, &MAMBA_STEP];
+/// The schemas of the operators that layers are made of, which every device has kernels for.
+pub const SCHEMAS: [&Schema; 6] =
+    [&CAUSAL_CONV, &SELECTIVE_SCAN, &SELECTIVE_STEP, &RETENTION, &RETENTION_STEP, &DENSE_NORM];
+
+/// The schemas of the operators that are whole models, which only some GPUs have kernels for.
+pub const FUSED_SCHEMAS: [&Schema; 1] = [&MAMBA_STEP];
 
 /// The element types that activations may have.
 const ACTIVATIONS: &[DType] = &[DType::F32, DType::F16, DType::BF16];

@@ -67,7 +67,7 @@ pub const RETENTION: Schema = Schema {
     operands: operands!(T, LENGTHS),
     groups: &[],
     results: &[OUTPUT, result("present", FP32, "state", "The state after each row's last valid token.")],
-    result_groups: &[],
+    result_group: None,
 };
 
 /// One token of retention.
@@ -82,5 +82,5 @@ pub const RETENTION_STEP: Schema = Schema {
     operands: operands!(ONE),
     groups: &[],
     results: &[OUTPUT, result("present", FP32, "state", "The state after this token.")],
-    result_groups: &[],
+    result_group: None,
 };

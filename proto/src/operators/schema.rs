@@ -28,18 +28,33 @@ pub struct Schema {
     pub groups: &'static [GroupSchema],
     /// Results before the variadic tail, in order.
     pub results: &'static [ResultSchema],
-    /// The variadic tail: groups of results, each repeated.
-    pub result_groups: &'static [ResultGroupSchema],
+    /// The variadic tail: results that are repeated.
+    pub result_group: Option<ResultGroupSchema>,
 }
 
 impl Schema {
-    /// The number of results of a call in which the groups of operands are repeated as `repetitions` says.
-    pub fn result_count(&self, repetitions: impl Fn(usize) -> usize) -> usize {
-        let groups = self.result_groups.iter().map(|results| {
-            let group = self.group(results.group);
-            group.map_or(0, &repetitions) * results.results.len()
-        });
-        self.results.len() + groups.sum::<usize>()
+    /// The number of results of a call in which the variadic tail of the results is repeated so often.
+    pub fn result_count(&self, repetitions: usize) -> usize {
+        self.results.len() + self.result_group.map_or(0, |group| repetitions.saturating_mul(group.results.len()))
+    }
+
+    /// A result by its position in a call, and the repetition that it belongs to; none before the variadic tail.
+    pub fn result_at(&self, position: usize) -> Option<(&'static ResultSchema, Option<usize>)> {
+        if let Some(result) = self.results.get(position) {
+            return Some((result, None));
+        }
+        let (group, position) = (self.result_group?, position - self.results.len());
+        let repetition = position.checked_div(group.results.len())?;
+        Some((group.results.get(position % group.results.len())?, Some(repetition)))
+    }
+
+    /// The full name of a result by its position in a call: `upper_0_present_state` in the variadic tail.
+    pub fn result_name(&self, position: usize) -> String {
+        match (self.result_at(position), self.result_group) {
+            (Some((result, Some(repetition))), Some(group)) => format!("{}_{repetition}_{}", group.group, result.name),
+            (Some((result, _)), _) => result.name.to_owned(),
+            (None, _) => format!("result {position}"),
+        }
     }
 }
 
@@ -239,17 +254,10 @@ pub enum ResultShape {
 /// Results that are repeated together: a part of the variadic tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultGroupSchema {
-    /// Name of the group of operands with whose every repetition the results are repeated; it is a required group.
+    /// Name of the group of operands with whose every repetition the results are repeated.
     pub group: &'static str,
     /// The results of one repetition, in order.
     pub results: &'static [ResultSchema],
-}
-
-impl ResultGroupSchema {
-    /// The full name of a result of one repetition: `upper_0_present_state`.
-    pub fn result_name(&self, repetition: usize, result: &ResultSchema) -> String {
-        format!("{}_{repetition}_{}", self.group, result.name)
-    }
 }
 
 /// The size of an axis: `factor · d₁ · d₂ · … + offset`, where the dᵢ are named dimensions.
@@ -304,7 +312,7 @@ impl fmt::Display for Schema {
         let groups = self.groups.iter().map(|group| format!("{}{}...", group.name, mark(group.arity)));
         let operands: Vec<String> = operands.chain(groups).collect();
         let results = self.results.iter().map(|result| result.name.to_owned());
-        let groups = self.result_groups.iter().map(|results| format!("{}_results...", results.group));
+        let groups = self.result_group.iter().map(|results| format!("{}_results...", results.group));
         let results: Vec<String> = results.chain(groups).collect();
         write!(f, "{}({}) -> {}", self.name, operands.join(", "), results.join(", "))
     }
