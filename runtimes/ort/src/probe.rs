@@ -5,6 +5,7 @@ use crate::{
     error::failed,
     model::{host, value},
     operators::Operators,
+    session::WEIGHTS_FOLDER,
 };
 use densessm_kernels::cuda;
 use densessm_proto::GraphKind;
@@ -15,9 +16,6 @@ use ort::{
 };
 use prost::Message;
 use std::collections::BTreeMap;
-
-/// The session option that names the folder of the weights of a model that is loaded from memory.
-const WEIGHTS: &str = "session.model_external_initializers_file_folder_path";
 
 struct OrtProbe {
     bundle: Bundle,
@@ -43,7 +41,7 @@ pub(crate) fn probe(
             .with_log_level(LogLevel::Error)?
             .with_execution_providers(providers(device))?;
         let builder = Operators::of(device, kernels).add_to(builder)?;
-        let mut builder = builder.with_config_entry(WEIGHTS, bundle.dir().to_string_lossy())?;
+        let mut builder = builder.with_config_entry(WEIGHTS_FOLDER, bundle.dir().to_string_lossy())?;
         builder.commit_from_memory(&model)
     };
     let session = open().map_err(failed("probing a graph"))?;

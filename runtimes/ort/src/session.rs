@@ -22,6 +22,11 @@ use ort::{
 };
 use std::sync::Arc;
 
+/// The session option that names the folder of the weights of a model that is loaded from memory.
+pub(crate) const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+/// The session option that keeps products' weights as they are.
+const NO_PACKING: &str = "session.disable_prepacking";
+
 /// What sessions use without owning it. It must outlive them and everything that keeps them alive.
 pub(crate) struct Lent {
     weights: Option<Weights>,
@@ -174,9 +179,20 @@ unsafe fn session(
         // SAFETY: as above.
         builder = unsafe { weights.lend(builder) }?;
     }
-    let session = builder.commit_from_file(&path).map_err(rejected)?;
+    let session = match lent.weights.as_ref().and_then(|weights| weights.model(kind)) {
+        Some(model) => from_memory(builder, bundle, model).map_err(rejected)?,
+        None => builder.commit_from_file(&path).map_err(rejected)?,
+    };
     if !options.operator_fallback {
         operators.check(bundle, kind)?;
     }
     Ok(session)
+}
+
+/// Loads a graph that reads widened matrices.
+fn from_memory(builder: SessionBuilder, bundle: &Bundle, model: &[u8]) -> ort::Result<Session> {
+    builder
+        .with_config_entry(WEIGHTS_FOLDER, bundle.dir().to_string_lossy())?
+        .with_config_entry(NO_PACKING, "1")?
+        .commit_from_memory(model)
 }
