@@ -156,6 +156,9 @@ pub const MAMBA_STEP: Schema = Schema {
     ],
     result_group: Some(ResultGroupSchema {
         group: "upper",
-        results: &[result("present_conv_state", FP32, "conv_state", CONV_STATE), result("present_state", FP32, "state", STATE)],
+        results: &[
+            result("present_conv_state", FP32, "conv_state", CONV_STATE),
+            result("present_state", FP32, "state", STATE),
+        ],
     }),
 };

@@ -5,9 +5,7 @@
 use crate::{AttributeValues, Error};
 use densessm_proto::{
     DType,
-    operators::{
-        Arity, AxisSize, OperandSchema, Repeat, ResultGroupSchema, ResultSchema, ResultShape, Schema,
-    },
+    operators::{Arity, AxisSize, OperandSchema, Repeat, ResultGroupSchema, ResultSchema, ResultShape, Schema},
 };
 
 /// The largest number of named dimensions of a schema.
@@ -171,10 +169,9 @@ impl Signature {
         }
         let results = schema.results.iter().map(|result| {
             let shape = match result.shape {
-                ResultShape::Like(like) => schema
-                    .operand(like)
-                    .filter(|&like| operands[like].arity == Arity::Required)
-                    .map(ResultCheck::Like),
+                ResultShape::Like(like) => {
+                    schema.operand(like).filter(|&like| operands[like].arity == Arity::Required).map(ResultCheck::Like)
+                }
                 ResultShape::Axes(axes) => {
                     axes.iter().map(|axis| resolve(schema, axis)).collect::<Option<_>>().map(ResultCheck::Axes)
                 }

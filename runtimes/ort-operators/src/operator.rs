@@ -76,7 +76,8 @@ impl<B: Backend> KernelOperator<B> {
         let outputs = schema.results.iter().map(|result| element_type(schema, backend.dtype(result.dtype)));
         let outputs = outputs.collect::<Result<_>>()?;
         let repeated = schema.result_group.iter().flat_map(|group| group.results).map(|result| result.dtype);
-        let repeated = one_type(schema, repeated)?.map(|dtype| element_type(schema, backend.dtype(dtype))).transpose()?;
+        let repeated =
+            one_type(schema, repeated)?.map(|dtype| element_type(schema, backend.dtype(dtype))).transpose()?;
         Ok(Self { backend, inputs, outputs, repeated, placement })
     }
 }

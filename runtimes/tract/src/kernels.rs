@@ -107,7 +107,8 @@ impl ResultType {
             other => bail!("{}: {}: expected fp32, got {other}", schema.name, result.name),
         };
         let like = like.filter(|&like| present.get(like) == Some(&true));
-        let like = like.ok_or_else(|| format_err!("{}: {}: expected an operand of its shape", schema.name, result.name))?;
+        let like =
+            like.ok_or_else(|| format_err!("{}: {}: expected an operand of its shape", schema.name, result.name))?;
         Ok(Self { dtype, like: present[..like].iter().filter(|present| **present).count() })
     }
 }

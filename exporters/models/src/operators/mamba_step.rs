@@ -86,7 +86,18 @@ pub struct GateInputs<'g> {
 }
 
 values!(LayerInputs {
-    norm, in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, a, skip, out_proj, conv_state, state
+    norm,
+    in_proj,
+    conv_weight,
+    conv_bias,
+    x_proj,
+    dt_proj,
+    dt_bias,
+    a,
+    skip,
+    out_proj,
+    conv_state,
+    state
 });
 values!(GateInputs { channel_gate, state_gate });
 values!(MambaStepInputs { tokens, embedding, norm, head, first, upper, gates });
@@ -175,16 +186,8 @@ impl MambaStep {
         let own = Recurrence { u, delta, delta_bias: layer.dt_bias, a: layer.a, b, state: layer.state };
         let [channel_gate, state_gate] = gates.map_or([None; 2], |gates| gates.map(Some));
         let neighbours = below.to_vec();
-        let step = StepInputs {
-            own,
-            c,
-            skip: layer.skip,
-            z,
-            channel_gate,
-            state_gate,
-            neighbours,
-            projections: Vec::new(),
-        };
+        let step =
+            StepInputs { own, c, skip: layer.skip, z, channel_gate, state_gate, neighbours, projections: Vec::new() };
         let [y, state] = SelectiveStep { neighbours: below.len() }.body(p, step);
         (times_transposed(y, layer.out_proj), [conv_state, state])
     }

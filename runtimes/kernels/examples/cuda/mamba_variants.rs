@@ -29,7 +29,8 @@ impl Variant {
         let name = words.next().unwrap_or_default().to_owned();
         let (mut defines, mut source) = (String::new(), None);
         for word in words {
-            let (constant, value) = word.split_once('=').ok_or_else(|| format!("{line}: expected NAME=VALUE, got {word}"))?;
+            let (constant, value) =
+                word.split_once('=').ok_or_else(|| format!("{line}: expected NAME=VALUE, got {word}"))?;
             if constant == "SOURCE" {
                 source = Some(std::fs::read_to_string(value).map_err(|error| format!("{value}: {error}"))?);
             } else {

@@ -166,7 +166,8 @@ fn layer_arguments(call: &Call<'_>, layer: usize, present: &[u64]) -> [u64; 17] 
     let in_proj = of!("first_in_proj", "in_proj");
     let [inner, hidden] = [position!(SCHEMA, dimension "channels"), position!(SCHEMA, dimension "hidden")]
         .map(|dimension| call.size(dimension) as u64);
-    let (gates, channel_gate, state_gate) = match layer.checked_sub(1).filter(|&upper| upper < call.repetitions(GATES)) {
+    let (gates, channel_gate, state_gate) = match layer.checked_sub(1).filter(|&upper| upper < call.repetitions(GATES))
+    {
         None => (0, 0, 0),
         Some(upper) => {
             let of = |position: usize| call.member_address(GATES, upper, position);
