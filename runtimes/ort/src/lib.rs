@@ -19,8 +19,10 @@ mod runtime;
 mod session;
 mod states;
 mod step;
+mod tensorrt;
 mod weights;
 
 pub use library::library;
 pub use runtime::OrtRuntime;
 pub use step::take_capture_problem;
+pub use tensorrt::disable_tf32;

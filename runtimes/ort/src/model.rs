@@ -88,14 +88,17 @@ impl OrtModel {
         self.bundle.architecture().vocab_size()
     }
 
-    /// Checks what a call is fed before anything is bound.
-    fn check(&self, tokens: &[i64], rows: usize, states: &States) -> Result<(), Error> {
+    /// Checks what a call is fed before anything is bound; `width` is the tokens of a row in the parallel graph.
+    fn check(&self, tokens: &[i64], rows: usize, width: Option<usize>, states: &States) -> Result<(), Error> {
         if rows != states.batch() {
             let problem = format!("expected {} rows as the states have, got {rows}", states.batch());
             return Err(Error::Input { name: INPUT_IDS.to_owned(), problem });
         }
         if rows == 0 {
             return Err(StatesError::Empty.into());
+        }
+        if let Some(engines) = self.lent.engines() {
+            engines.check_shape(rows, width)?;
         }
         inputs::check_tokens(&self.bundle, tokens)
     }
@@ -155,7 +158,7 @@ impl Model for OrtModel {
     }
 
     fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
-        self.check(tokens.ids(), tokens.rows(), states)?;
+        self.check(tokens.ids(), tokens.rows(), Some(tokens.width()), states)?;
         let (batch, width, vocabulary) = (tokens.rows(), tokens.width(), self.vocabulary());
         let positions = if self.bundle.manifest().logits == LogitsMode::All { width } else { 1 };
         let past: Vec<i64> = states.lengths().to_vec();
@@ -187,7 +190,7 @@ impl Model for OrtModel {
     }
 
     fn step(&mut self, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
-        self.check(tokens, tokens.len(), states)?;
+        self.check(tokens, tokens.len(), None, states)?;
         self.reserve_logits(tokens.len())?;
         let (batch, vocabulary) = (tokens.len(), self.vocabulary());
         let counts = self.bundle.architecture().counts_positions();

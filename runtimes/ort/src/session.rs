@@ -1,7 +1,7 @@
 //! Loading a bundle's graphs as sessions on a device.
 
 use crate::{
-    device::{cuda_on_stream, memory, providers, usable},
+    device::{cuda_on_stream, index, memory, providers, tensorrt_providers, usable},
     error::{failed, message},
     gpu::{self, Gpu},
     gpu_weights::GpuWeights,
@@ -9,10 +9,11 @@ use crate::{
     model::OrtModel,
     operators::Operators,
     step::not_captured,
+    tensorrt::Engines,
     weights::Weights,
 };
 use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Error, LoadOptions, Model, Provider};
+use densessm_session::{Bundle, Error, GraphPlacement, LoadOptions, Model, Provider};
 use ort::{
     logging::LogLevel,
     session::{
@@ -34,14 +35,16 @@ pub(crate) struct Lent {
     gpu: Option<Arc<Gpu>>,
     /// Whether sessions submit their work to the stream of `gpu`.
     shared: bool,
+    /// On TensorRT: where engines are kept.
+    engines: Option<Engines>,
 }
 
 impl Lent {
-    fn open(bundle: &Bundle, options: &LoadOptions) -> Result<Self, Error> {
+    fn open(bundle: &Bundle, options: &LoadOptions, loaded: &Loaded) -> Result<Self, Error> {
         let device = options.device;
         if device.is_cpu() {
             let weights = Some(Weights::open(bundle, &options.graphs)?);
-            return Ok(Self { weights, gpu_weights: None, gpu: None, shared: false });
+            return Ok(Self { weights, gpu_weights: None, gpu: None, shared: false, engines: None });
         }
         let gpu = Gpu::open(device.index())?;
         let shared = device.provider() == Provider::Cuda;
@@ -54,12 +57,18 @@ impl Lent {
             }
             false => None,
         };
-        Ok(Self { weights: None, gpu_weights, gpu: Some(Arc::new(gpu)), shared })
+        let engines = Engines::open(bundle, options, loaded, gpu.stream().context().info())?;
+        Ok(Self { weights: None, gpu_weights, gpu: Some(Arc::new(gpu)), shared, engines })
     }
 
     /// Returns the GPU in whose memory states are kept; none on the CPU.
     pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()
+    }
+
+    /// Returns where engines are kept; none on devices other than TensorRT.
+    pub(crate) fn engines(&self) -> Option<&Engines> {
+        self.engines.as_ref()
     }
 
     /// Returns the GPU if sessions submit their work to its stream.
@@ -83,13 +92,16 @@ pub(crate) struct Opened {
     pub(crate) session: Session,
     /// Whether runs can be captured into CUDA graphs.
     pub(crate) capturable: bool,
+    /// How a GPU runs the nodes of this project's operators.
+    pub(crate) placement: Option<GraphPlacement>,
 }
 
 /// Loads graphs of a bundle; see [`Runtime::load`](densessm_session::Runtime::load).
 pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
     options.check()?;
     let loaded = usable(options.device)?;
-    let lent = Arc::new(Lent::open(bundle, options)?);
+    let lent = Arc::new(Lent::open(bundle, options, loaded)?);
+    let building = lent.engines().and_then(Engines::lock);
     let open = |kind: GraphKind| match options.graphs.contains(&kind) {
         // SAFETY: the model below keeps what is lent as long as its sessions, and the bindings that it makes keep it, too,
         // as those keep their session alive.
@@ -101,10 +113,12 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
         Some(weights) => weights.load_releasing_pages(both)?,
         None => both()?,
     };
+    drop(building);
     if let Some(kernels) = lent.gpu().and_then(|gpu| gpu.kernels()) {
         kernels.compile_wanted().map_err(gpu::failed("kernels for the GPU"))?;
     }
-    let info = loaded.info(options.device);
+    let placed: Vec<_> = [&parallel, &recurrent].into_iter().flatten().filter_map(|opened| opened.placement).collect();
+    let info = loaded.info(options.device).with_placement(placed);
     Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, lent, options.cuda_graph_batch)?))
 }
 
@@ -124,13 +138,13 @@ unsafe fn open(
     if wanted {
         // SAFETY: the caller's obligation.
         match unsafe { session(loaded, bundle, kind, options, lent, true) } {
-            Ok(session) => return Ok(Opened { session, capturable: true }),
+            Ok((session, placement)) => return Ok(Opened { session, capturable: true, placement }),
             Err(error) => not_captured(error.to_string()),
         }
     }
     // SAFETY: the caller's obligation.
-    let session = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
-    Ok(Opened { session, capturable: false })
+    let (session, placement) = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
+    Ok(Opened { session, capturable: false, placement })
 }
 
 /// Loads one graph.
@@ -144,16 +158,22 @@ unsafe fn session(
     options: &LoadOptions,
     lent: &Lent,
     capturable: bool,
-) -> Result<Session, Error> {
+) -> Result<(Session, Option<GraphPlacement>), Error> {
     let path = bundle.graph_path(kind)?;
     let what = format!("{}: loading into ONNX Runtime", path.display());
-    let rejected = |error: ort::Error| Error::Runtime { what: what.clone(), problem: message(&error) };
+    let explain = |problem: String| match lent.engines() {
+        Some(engines) => engines.explain(problem),
+        None => problem,
+    };
+    let rejected = |error: ort::Error| Error::Runtime { what: what.clone(), problem: explain(message(&error)) };
     let operators = Operators::of(options.device, lent.gpu().is_some_and(|gpu| gpu.kernels().is_some()));
     let build = || -> ort::Result<SessionBuilder> {
-        let providers = match lent.shared_stream() {
+        let device = options.device;
+        let providers = match (lent.shared_stream(), lent.engines()) {
             // SAFETY: the stream is lent, and outlives the session.
-            Some(gpu) => unsafe { cuda_on_stream(options.device, gpu.stream(), capturable) },
-            None => providers(options.device),
+            (Some(gpu), _) => unsafe { cuda_on_stream(device, gpu.stream(), capturable) },
+            (None, Some(engines)) => tensorrt_providers(device, engines.provider(index(device), bundle, kind, &path)),
+            (None, None) => providers(device),
         };
         let mut builder = Session::builder(&loaded.environment)?
             .with_log_level(LogLevel::Error)?
@@ -183,10 +203,8 @@ unsafe fn session(
         Some(model) => from_memory(builder, bundle, model).map_err(rejected)?,
         None => builder.commit_from_file(&path).map_err(rejected)?,
     };
-    if !options.operator_fallback {
-        operators.check(bundle, kind)?;
-    }
-    Ok(session)
+    let placement = operators.placement(bundle, kind, options.device, options.operator_fallback)?;
+    Ok((session, placement))
 }
 
 /// Loads a graph that reads widened matrices.
