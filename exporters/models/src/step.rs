@@ -72,7 +72,7 @@ fn model<'g>(p: Scope<'g>, m: &DenseMamba, states: &[StateTensor], call: &GraphI
     for (state, value) in states.iter().zip(results.into_iter().flatten()) {
         call.present(state, value);
     }
-    call.finish(logits.squeeze(1));
+    call.outputs(logits);
 }
 
 /// The weights and states of a layer; its gates where it reads layers below.

@@ -1,7 +1,7 @@
 //! The operators of a session, and whether it runs them with the kernels of its device.
 
 use densessm_ort_operators::{Placement, domain, domain_with_placement};
-use densessm_proto::{GraphKind, operators::DOMAIN};
+use densessm_proto::{GraphEntry, GraphKind, operators::DOMAIN};
 use densessm_session::{Bundle, Device, Error, GraphPlacement, Provider, onnx::OnnxFile};
 use ort::session::builder::SessionBuilder;
 use std::{collections::HashSet, sync::Arc};
@@ -42,7 +42,7 @@ impl Operators {
     pub(crate) fn placement(
         &self,
         bundle: &Bundle,
-        kind: GraphKind,
+        entry: &GraphEntry,
         device: Device,
         fallback: bool,
     ) -> Result<Option<GraphPlacement>, Error> {
@@ -53,7 +53,7 @@ impl Operators {
             Self::Cuda(placement) => (placement.cpu(), placement.cuda()),
             Self::None | Self::Cpu => (Vec::new(), Vec::new()),
         };
-        let file = OnnxFile::of_bundle(bundle, kind)?;
+        let file = OnnxFile::of_entry(bundle, entry)?;
         let nodes: Vec<&str> =
             file.graph.node.iter().filter(|node| node.domain == DOMAIN).map(|node| node.name.as_str()).collect();
         if let Some((node, got)) = misplaced(&nodes, &cpu, &cuda).filter(|_| !fallback) {
@@ -62,7 +62,7 @@ impl Operators {
             let problem = format!("expected its kernel for the GPU to be used, got {got}; {advice}");
             return Err(Error::Runtime { what: format!("{}: node `{node}`", file.path.display()), problem });
         }
-        Ok(Some(placed(kind, &nodes, &cpu, &cuda)))
+        Ok(Some(placed(entry.kind, &nodes, &cpu, &cuda)))
     }
 }
 

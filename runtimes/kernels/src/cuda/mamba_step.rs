@@ -8,7 +8,7 @@ use super::{
 use crate::{AttributeValues, Error, KernelRegistration};
 use densessm_cuda::{Arguments, Buffer, Function, LaunchShape, Stream, Unit};
 use densessm_proto::{
-    DType,
+    Architecture, DType,
     operators::{GroupSchema, MAMBA_STEP, Schema},
     position,
 };
@@ -75,6 +75,30 @@ impl Prepared {
         }
         Ok(Self { function, shape, exchange, step })
     }
+}
+
+/// Whether a GPU can run `MambaStep` for a model: it has compute capability 9.0 or newer, shared memory and
+/// multiprocessors enough, and the kernel is written for the model's sizes.
+pub fn runs_mamba_step(device: &Device, architecture: &Architecture) -> bool {
+    let Architecture::DenseMamba(m) = architecture else { return false };
+    let neighbours = m.dense_block_layers;
+    let shape = MambaShape {
+        hidden: m.hidden_size,
+        inner: m.intermediate_size,
+        rank: m.time_step_rank,
+        taps: m.conv_kernel,
+        gate: m.channel_gate.filter(|_| neighbours > 0).unwrap_or(MambaShape::NO_GATE),
+        neighbours,
+        layers: m.num_hidden_layers,
+        batch: 1,
+    };
+    let info = device.context().info();
+    info.architecture.major >= 9
+        && info.cooperative_launch
+        && info.shared_bytes >= MambaShape::SHARED_BYTES
+        && m.state_size == MambaShape::STATES
+        && shape.is_supported()
+        && info.multiprocessors as usize >= shape.blocks()
 }
 
 impl MambaStep {

@@ -25,6 +25,7 @@ pub mod units;
 
 pub use device::{Device, on_compilation};
 pub use kernel::{Call, DeviceOperand, Kernel};
+pub use mamba_step::runs_mamba_step;
 pub use units::Activation;
 
 use crate::KernelRegistration;

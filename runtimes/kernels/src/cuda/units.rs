@@ -163,6 +163,16 @@ impl MambaShape {
             && self.batch >= 1
             && self.batch <= Self::MOST_ROWS
     }
+
+    /// Blocks of a launch, each of which needs a multiprocessor of its own.
+    pub const fn blocks(&self) -> usize {
+        const CHANNELS_OF_BLOCK: usize = 16;
+        const ROWS_OF_BLOCK: usize = 32;
+        self.inner / CHANNELS_OF_BLOCK + if self.neighbours > 0 { 2 * self.gate / ROWS_OF_BLOCK } else { 4 }
+    }
+
+    /// Shared memory that a block may need, in bytes.
+    pub const SHARED_BYTES: usize = 227 << 10;
 }
 
 /// The whole decode step of Mamba or DenseMamba as one persistent kernel; fp16 and bf16.
