@@ -33,7 +33,7 @@ pub(crate) fn probe(
     names: &[String],
 ) -> Result<Box<dyn Probe>, Error> {
     let loaded = usable(device)?;
-    let (mut file, _) = graph::read(bundle, kind, device)?;
+    let (mut file, _) = graph::read(bundle, graph::entry(bundle, kind, device)?, device)?;
     file.expose(names);
     let model = file.into_model().encode_to_vec();
     let kernels = cuda::Device::open(device.index() as usize).is_ok();
