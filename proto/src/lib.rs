@@ -15,6 +15,7 @@ pub mod onnx;
 pub mod operators;
 mod precision;
 pub mod probes;
+mod shapes;
 pub mod states;
 pub mod tolerance;
 
@@ -24,5 +25,6 @@ pub use families::{DenseMamba, DenseRetNet, FalconMamba, Family, Projection};
 pub use manifest::{Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, TensorEntry};
 pub use precision::Precision;
 pub use probes::{Probe, ProbeLayout, probes};
+pub use shapes::{ParseSizeRangeError, ShapeProfile, SizeRange};
 pub use states::StateTensor;
 pub use tolerance::{OutOfTolerance, Tolerance, ToleranceClass};

@@ -27,9 +27,14 @@ pub(crate) fn times<'g>(p: Scope<'g>, x: Value<'g>, matrices: &[(&str, [usize; 2
     if p.weight_dtype() == DType::F32 {
         return x.matmul(p.weights_t(matrices));
     }
+    times_transposed(x, matrix(p, matrices))
+}
+
+/// Matrices `[outᵢ, in]` stacked by rows, in the checkpoint's layout: `[Σ outᵢ, in]`.
+pub(crate) fn matrix<'g>(p: Scope<'g>, matrices: &[(&str, [usize; 2])]) -> Value<'g> {
     let parts: Vec<(&str, &[usize])> = matrices.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
     let [weight] = p.weight_group(&parts, Prepare::AsIs, Storage::Float(p.weight_dtype()));
-    times_transposed(x, weight)
+    weight
 }
 
 /// `x Wᵀ` with a matrix in half precision: `[.., in], [out, in] -> [.., out]`.
@@ -55,12 +60,12 @@ type Matrices<'a> = [(&'a str, Vec<usize>)];
 
 /// `x W₁ᵀ, x W₂ᵀ, …` in one product: `[.., d_in]` to all parts of all matrices, in order.
 pub(crate) fn joined<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Vec<Value<'g>> {
-    product(p, x, matrices).split_into(-1, &parts(matrices))
+    split_last(product(p, x, matrices), &parts(matrices))
 }
 
 /// As [`joined`], through silu.
 pub(crate) fn joined_silu<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Vec<Value<'g>> {
-    product(p, x, matrices).silu().split_into(-1, &parts(matrices))
+    split_last(product(p, x, matrices).silu(), &parts(matrices))
 }
 
 fn product<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Value<'g> {
@@ -71,6 +76,23 @@ fn product<'g>(p: Scope<'g>, x: Value<'g>, matrices: &Matrices<'_>) -> Value<'g>
 
 fn parts(matrices: &Matrices<'_>) -> Vec<usize> {
     matrices.iter().flat_map(|(_, parts)| parts.iter().copied()).collect()
+}
+
+/// Splits the last axis into parts: `[.., Σ sizes]` to `[.., size]` each, in order.
+///
+/// Hidden constraint: ONNX Runtime's CUDA provider copies the sizes of a Split from host memory at every run, so that it
+/// cannot be captured into a CUDA graph, unless the parts are equal or three parts of the last axis.
+fn split_last<'g>(x: Value<'g>, sizes: &[usize]) -> Vec<Value<'g>> {
+    match *sizes {
+        [_, _, _] => x.split_into(-1, sizes),
+        _ if sizes.windows(2).all(|pair| pair[0] == pair[1]) => x.split_into(-1, sizes),
+        [first, _] => vec![x.slice(-1, 0, Some(first as i64)), x.slice(-1, first as i64, None)],
+        [first, second, ref others @ ..] => {
+            let [first, second, rest] = x.split_sizes(-1, [first, second, others.iter().sum()]);
+            [first, second].into_iter().chain(split_last(rest, others)).collect()
+        }
+        [] | [_] => x.split_into(-1, sizes),
+    }
 }
 
 /// `y = w ∘ x / sqrt(mean(x²) + eps)` over the last axis: `[.., n] -> [.., n]`.

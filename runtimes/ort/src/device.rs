@@ -42,11 +42,14 @@ pub(crate) fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
     match device.provider() {
         Provider::Cuda => vec![cuda(index)],
         // What TensorRT rejects runs on the same GPU through CUDA.
-        Provider::TensorRt => {
-            vec![TensorRT::default().with_device_id(index).build().error_on_failure(), cuda(index)]
-        }
+        Provider::TensorRt => tensorrt_providers(device, TensorRT::default().with_device_id(index)),
         _ => Vec::new(),
     }
+}
+
+/// Returns TensorRT with its options as the provider of a session, and behind it CUDA.
+pub(crate) fn tensorrt_providers(device: Device, tensorrt: TensorRT) -> Vec<ExecutionProviderDispatch> {
+    vec![tensorrt.build().error_on_failure(), cuda(index(device))]
 }
 
 /// Returns the provider with which the peak rate of a device is measured: on every NVIDIA GPU CUDA, whose products
@@ -99,6 +102,6 @@ pub(crate) fn memory(device: Device) -> ort::Result<MemoryInfo<'static>> {
 }
 
 /// The index as ONNX Runtime takes it; a [`Device`] has none beyond its range.
-fn index(device: Device) -> i32 {
+pub(crate) fn index(device: Device) -> i32 {
     i32::try_from(device.index()).unwrap_or(i32::MAX)
 }

@@ -9,6 +9,7 @@ mod device;
 mod error;
 mod gpu;
 mod gpu_weights;
+mod graph;
 mod library;
 mod memory;
 mod model;
@@ -19,8 +20,10 @@ mod runtime;
 mod session;
 mod states;
 mod step;
+mod tensorrt;
 mod weights;
 
 pub use library::library;
 pub use runtime::OrtRuntime;
 pub use step::take_capture_problem;
+pub use tensorrt::disable_tf32;

@@ -6,7 +6,7 @@ use crate::{
     error::failed,
     gpu,
     memory::{Block, Memory},
-    session::{Lent, Opened},
+    session::{Lent, Opened, Sessions},
     states::OrtStates,
     step::Step,
 };
@@ -29,8 +29,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(crate) struct OrtModel {
     bundle: Bundle,
     info: RuntimeInfo,
-    parallel: Option<Opened>,
-    recurrent: Option<Opened>,
+    sessions: Sessions,
     layout: Arc<Vec<StateTensor>>,
     /// Where states are kept.
     memory: Arc<Memory>,
@@ -53,8 +52,7 @@ impl OrtModel {
     pub(crate) fn new(
         bundle: Bundle,
         info: RuntimeInfo,
-        parallel: Option<Opened>,
-        recurrent: Option<Opened>,
+        sessions: Sessions,
         lent: Arc<Lent>,
         cuda_graph_batch: usize,
     ) -> Result<Self, Error> {
@@ -71,8 +69,7 @@ impl OrtModel {
         Ok(Self {
             bundle,
             info,
-            parallel,
-            recurrent,
+            sessions,
             layout,
             memory,
             prefilled,
@@ -88,14 +85,17 @@ impl OrtModel {
         self.bundle.architecture().vocab_size()
     }
 
-    /// Checks what a call is fed before anything is bound.
-    fn check(&self, tokens: &[i64], rows: usize, states: &States) -> Result<(), Error> {
+    /// Checks what a call is fed before anything is bound; `width` is the tokens of a row in the parallel graph.
+    fn check(&self, tokens: &[i64], rows: usize, width: Option<usize>, states: &States) -> Result<(), Error> {
         if rows != states.batch() {
             let problem = format!("expected {} rows as the states have, got {rows}", states.batch());
             return Err(Error::Input { name: INPUT_IDS.to_owned(), problem });
         }
         if rows == 0 {
             return Err(StatesError::Empty.into());
+        }
+        if let Some(engines) = self.lent.engines() {
+            engines.check_shape(rows, width)?;
         }
         inputs::check_tokens(&self.bundle, tokens)
     }
@@ -155,11 +155,13 @@ impl Model for OrtModel {
     }
 
     fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
-        self.check(tokens.ids(), tokens.rows(), states)?;
+        self.check(tokens.ids(), tokens.rows(), Some(tokens.width()), states)?;
         let (batch, width, vocabulary) = (tokens.rows(), tokens.width(), self.vocabulary());
         let positions = if self.bundle.manifest().logits == LogitsMode::All { width } else { 1 };
         let past: Vec<i64> = states.lengths().to_vec();
-        let Some(Opened { session, .. }) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
+        let Some(Opened { session, .. }) = &mut self.sessions.parallel else {
+            return Err(self.not_loaded(GraphKind::Parallel));
+        };
         let counts = self.bundle.architecture().counts_positions();
         let store = states.store::<OrtStates>(&self.bundle)?;
         let from = store.current();
@@ -187,11 +189,11 @@ impl Model for OrtModel {
     }
 
     fn step(&mut self, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
-        self.check(tokens, tokens.len(), states)?;
+        self.check(tokens, tokens.len(), None, states)?;
         self.reserve_logits(tokens.len())?;
         let (batch, vocabulary) = (tokens.len(), self.vocabulary());
         let counts = self.bundle.architecture().counts_positions();
-        let Some(opened) = &mut self.recurrent else { return Err(self.not_loaded(GraphKind::Recurrent)) };
+        let Some(opened) = self.sessions.step(batch) else { return Err(self.not_loaded(GraphKind::Recurrent)) };
         let past: Vec<i64> = states.lengths().to_vec();
         let store = states.store::<OrtStates>(&self.bundle)?;
         let mut step = match store.take_step(&self.stepped) {
@@ -234,8 +236,8 @@ impl Model for OrtModel {
     ) -> Result<BTreeMap<String, HostTensor>, Error> {
         let inputs = inputs::complete(&self.bundle, graph, given)?;
         let session = match graph {
-            GraphKind::Parallel => &mut self.parallel,
-            GraphKind::Recurrent => &mut self.recurrent,
+            GraphKind::Parallel => &mut self.sessions.parallel,
+            GraphKind::Recurrent => &mut self.sessions.recurrent,
         };
         let Some(Opened { session, .. }) = session else { return Err(self.not_loaded(graph)) };
         let options = &self.options[0];

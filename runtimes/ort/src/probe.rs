@@ -3,13 +3,14 @@
 use crate::{
     device::{providers, usable},
     error::failed,
+    graph,
     model::{host, value},
     operators::Operators,
     session::WEIGHTS_FOLDER,
 };
 use densessm_kernels::cuda;
 use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs, onnx::OnnxFile};
+use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs};
 use ort::{
     logging::LogLevel,
     session::{Session, SessionInputValue},
@@ -32,7 +33,7 @@ pub(crate) fn probe(
     names: &[String],
 ) -> Result<Box<dyn Probe>, Error> {
     let loaded = usable(device)?;
-    let mut file = OnnxFile::of_bundle(bundle, kind)?;
+    let (mut file, _) = graph::read(bundle, graph::entry(bundle, kind, device)?, device)?;
     file.expose(names);
     let model = file.into_model().encode_to_vec();
     let kernels = cuda::Device::open(device.index() as usize).is_ok();

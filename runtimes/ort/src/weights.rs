@@ -8,7 +8,10 @@
 //! Matrices in half precision are widened to fp32 instead, once. They are not packed: a packed copy of each would be in
 //! memory beside it, as there is no file to read it from again.
 
-use crate::error::failed;
+use crate::{
+    error::failed,
+    graph::{CONTRIB, FUSED_PRODUCT},
+};
 use densessm_proto::{
     GraphKind,
     onnx::{GraphProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
@@ -274,7 +277,7 @@ pub(crate) fn factors(graph: &GraphProto) -> HashSet<&str> {
     let (mut factors, mut others) = (HashSet::new(), HashSet::new());
     for node in &graph.node {
         let place = match (node.domain.as_str(), node.op_type.as_str()) {
-            ("", "MatMul" | "Gemm") => Some(1),
+            ("", "MatMul" | "Gemm") | (CONTRIB, FUSED_PRODUCT) => Some(1),
             ("", "Gather") => Some(0),
             _ => None,
         };

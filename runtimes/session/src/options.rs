@@ -1,7 +1,7 @@
 //! How a bundle is loaded.
 
 use crate::{Bundle, Device, Error};
-use densessm_proto::GraphKind;
+use densessm_proto::{GraphKind, ShapeProfile};
 
 /// Which graphs of a bundle to load, where, and on how many threads.
 ///
@@ -26,6 +26,11 @@ pub struct LoadOptions {
     /// On a GPU: whether operators of this project may run without its kernels for the device, as functions of standard
     /// operators or on the CPU. If not, that is an error.
     pub operator_fallback: bool,
+    /// On a GPU: whether steps of few rows run as one kernel, where the bundle contains the fused step and the GPU has the
+    /// kernel.
+    pub fused_step: bool,
+    /// On TensorRT: the sizes for which engines are built. A call with another size is an error.
+    pub shape_profile: ShapeProfile,
 }
 
 /// The largest batch whose steps are captured by default.
@@ -41,6 +46,8 @@ impl LoadOptions {
             threads: None,
             cuda_graph_batch: CUDA_GRAPH_BATCH,
             operator_fallback: false,
+            fused_step: true,
+            shape_profile: ShapeProfile::default(),
         }
     }
 
@@ -76,6 +83,18 @@ impl LoadOptions {
     /// Sets whether operators of this project may run on a GPU without its kernels.
     pub fn with_operator_fallback(mut self, allowed: bool) -> Self {
         self.operator_fallback = allowed;
+        self
+    }
+
+    /// Sets whether steps of few rows run as one kernel on GPUs that have it.
+    pub fn with_fused_step(mut self, enabled: bool) -> Self {
+        self.fused_step = enabled;
+        self
+    }
+
+    /// Sets the sizes for which engines are built on TensorRT.
+    pub fn with_shape_profile(mut self, profile: ShapeProfile) -> Self {
+        self.shape_profile = profile;
         self
     }
 
