@@ -88,6 +88,7 @@ def judge_half(command, library, model, precision, folder):
     if run.returncode:
         return [f"export: {run.stderr.strip()}"]
     names = [f"{kind}{suffix}.onnx" for kind in ("parallel", "recurrent") for suffix in ("", f".{precision}")]
+    names += [path.name for path in bundle.glob("step.*.onnx")]
     complaints = [onnx_accepts(bundle / name) for name in names]
     options = ["--rtol", str(HALF[precision]), "--atol", str(HALF[precision])]
     options += {"fp16": ["--activations", "fp16"], "bf16": ["--ops-library", library]}[precision]
