@@ -67,6 +67,11 @@ pub enum GraphKind {
     Recurrent,
 }
 
+/// File name of the step graph that is one fused operator, with activations of this type: `step.fp16.onnx`.
+pub fn fused_step_file(activations: DType) -> String {
+    format!("step.{activations}.onnx")
+}
+
 impl GraphKind {
     /// File name of the graph in a bundle.
     pub fn file(self) -> &'static str {

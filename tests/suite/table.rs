@@ -16,6 +16,9 @@ pub(crate) struct Tolerance {
 
 /// The tolerances of fp32 bundles.
 pub(crate) const FP32: Tolerance = Tolerance { precision: Precision::Fp32 };
+/// The tolerances of bundles in half precision beside exact results.
+pub(crate) const HALF: [Tolerance; 2] =
+    [Tolerance { precision: Precision::Fp16 }, Tolerance { precision: Precision::Bf16 }];
 
 impl Tolerance {
     /// Compares logits with those expected.

@@ -7,7 +7,7 @@ use densessm_models::GraphOptions;
 use densessm_proto::{
     Architecture, DType, Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision,
     TensorEntry,
-    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
+    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE, fused_step_file},
     states,
 };
 use sha2::{Digest, Sha256};
@@ -35,7 +35,7 @@ pub struct ExportOptions {
     /// The graphs to write.
     pub graphs: Vec<GraphKind>,
     /// How matrices are stored. In half precision each graph is written twice: with fp32 activations, and with
-    /// activations in the type of the matrices.
+    /// activations in the type of the matrices. Mamba and DenseMamba also get the fused step, for GPUs.
     pub precision: Precision,
     /// How custom operators are written.
     pub lowering: Lowering,
@@ -179,9 +179,9 @@ pub fn export(
 
     let folder = Folder::create(out, MANIFEST_FILE, options.force)?;
     let mut files = Vec::new();
-    for GraphModel { kind, activations, model } in &models {
-        let bytes = model.to_bytes_external(|initializer| plan.place(initializer));
-        files.push(write_file(folder.path(), &kind.file_with(*activations), &bytes)?);
+    for graph in &models {
+        let bytes = graph.model.to_bytes_external(|initializer| plan.place(initializer));
+        files.push(write_file(folder.path(), &graph.file(), &bytes)?);
     }
     let sha256 = weights::write(checkpoint, &plan, &folder.path().join(WEIGHTS_FILE), progress)?;
     files.push(FileEntry { name: WEIGHTS_FILE.to_owned(), size: plan.size, sha256 });
@@ -206,10 +206,17 @@ pub fn export(
 struct GraphModel {
     kind: GraphKind,
     activations: DType,
+    fused: bool,
     model: Model,
 }
 
-/// The graphs with fp32 activations, then those in half precision.
+impl GraphModel {
+    fn file(&self) -> String {
+        if self.fused { fused_step_file(self.activations) } else { self.kind.file_with(self.activations) }
+    }
+}
+
+/// The graphs with fp32 activations, then those in half precision, then the fused step where the model has one.
 fn graphs(architecture: &Architecture, options: &ExportOptions) -> Result<Vec<GraphModel>, Error> {
     let matrices = options.precision.matrices();
     let graph_options = GraphOptions::default()
@@ -219,13 +226,24 @@ fn graphs(architecture: &Architecture, options: &ExportOptions) -> Result<Vec<Gr
         .with_matrices(matrices);
     let half = (matrices != DType::F32).then_some(matrices);
     let types = std::iter::once(DType::F32).chain(half);
-    types
+    let mut models = types
         .flat_map(|activations| options.graphs.iter().map(move |&kind| (kind, activations)))
         .map(|(kind, activations)| {
             let options = graph_options.with_activations(activations);
-            Ok(GraphModel { kind, activations, model: densessm_models::graph(architecture, kind, options)? })
+            let model = densessm_models::graph(architecture, kind, options)?;
+            Ok(GraphModel { kind, activations, fused: false, model })
         })
-        .collect()
+        .collect::<Result<Vec<_>, Error>>()?;
+    let kind = GraphKind::Recurrent;
+    // Written in standard operators, the fused step would be the recurrent graph.
+    if let Some(activations) = half
+        && options.lowering == Lowering::Function
+        && options.graphs.contains(&kind)
+        && let Some(model) = densessm_models::step_graph(architecture, graph_options.with_activations(activations))?
+    {
+        models.push(GraphModel { kind, activations, fused: true, model });
+    }
+    Ok(models)
 }
 
 fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, Error> {
@@ -241,13 +259,13 @@ fn manifest(
     models: &[GraphModel],
     files: Vec<FileEntry>,
 ) -> Manifest {
-    let graphs = models.iter().map(|GraphModel { kind, activations, model }| GraphEntry {
-        kind: *kind,
-        file: kind.file_with(*activations),
-        activations: *activations,
-        fused: false,
-        inputs: model.inputs().map(entry).collect(),
-        outputs: model.outputs().map(entry).collect(),
+    let graphs = models.iter().map(|graph| GraphEntry {
+        kind: graph.kind,
+        file: graph.file(),
+        activations: graph.activations,
+        fused: graph.fused,
+        inputs: graph.model.inputs().map(entry).collect(),
+        outputs: graph.model.outputs().map(entry).collect(),
     });
     Manifest {
         format_version: FORMAT_VERSION,

@@ -107,6 +107,11 @@ impl<'g> GraphIo<'g> {
             }
             _ => scores.unsqueeze(1),
         };
+        self.outputs(logits);
+    }
+
+    /// Declares the outputs: the logits `[B, positions, V]`, then the states.
+    pub(crate) fn outputs(&self, logits: Value<'g>) {
         self.graph.output(LOGITS, logits);
         for (name, value) in self.present.borrow().iter() {
             self.graph.output(name, *value);

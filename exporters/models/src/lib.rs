@@ -13,6 +13,9 @@ mod mamba;
 mod nn;
 pub mod operators;
 mod positions;
+mod step;
+
+pub use step::{has_step, step_graph};
 
 use densessm_graph::{Error, Graph, Model};
 use densessm_proto::{Architecture, DType, GraphKind, LogitsMode, Lowering, states};

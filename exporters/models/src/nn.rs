@@ -27,9 +27,14 @@ pub(crate) fn times<'g>(p: Scope<'g>, x: Value<'g>, matrices: &[(&str, [usize; 2
     if p.weight_dtype() == DType::F32 {
         return x.matmul(p.weights_t(matrices));
     }
+    times_transposed(x, matrix(p, matrices))
+}
+
+/// Matrices `[outᵢ, in]` stacked by rows, in the checkpoint's layout: `[Σ outᵢ, in]`.
+pub(crate) fn matrix<'g>(p: Scope<'g>, matrices: &[(&str, [usize; 2])]) -> Value<'g> {
     let parts: Vec<(&str, &[usize])> = matrices.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
     let [weight] = p.weight_group(&parts, Prepare::AsIs, Storage::Float(p.weight_dtype()));
-    times_transposed(x, weight)
+    weight
 }
 
 /// `x Wᵀ` with a matrix in half precision: `[.., in], [out, in] -> [.., out]`.

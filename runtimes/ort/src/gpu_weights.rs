@@ -65,7 +65,7 @@ impl GpuWeights {
     ) -> Result<Self, Error> {
         let mut places = BTreeMap::new();
         for &kind in graphs {
-            let (file, _) = graph::read(bundle, kind, device)?;
+            let (file, _) = graph::read(bundle, graph::entry(bundle, kind, device)?, device)?;
             let factors = factors(&file.graph);
             let outside = |tensor: &&TensorProto| tensor.data_location == i32::from(DataLocation::External);
             let shared = |tensor: &&TensorProto| factors.contains(tensor.name.as_str());

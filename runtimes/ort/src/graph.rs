@@ -32,13 +32,13 @@ pub(crate) fn entry(bundle: &Bundle, kind: GraphKind, device: Device) -> Result<
     }
 }
 
-/// Reads the graph that a device runs, and replaces its products with transposed weights if the device is a GPU that the
+/// Reads a graph of a bundle for a device, and replaces its products with transposed weights if the device is a GPU that the
 /// CUDA provider drives. Returns whether any was replaced.
 ///
 /// # Errors
-/// As [`OnnxFile::of_entry`], and when the bundle does not contain a graph of this kind.
-pub(crate) fn read(bundle: &Bundle, kind: GraphKind, device: Device) -> Result<(OnnxFile, bool), Error> {
-    let mut file = OnnxFile::of_entry(bundle, entry(bundle, kind, device)?)?;
+/// As [`OnnxFile::of_entry`].
+pub(crate) fn read(bundle: &Bundle, entry: &GraphEntry, device: Device) -> Result<(OnnxFile, bool), Error> {
+    let mut file = OnnxFile::of_entry(bundle, entry)?;
     let replaced = device.provider() == Provider::Cuda && fuse_transposes(&mut file);
     Ok((file, replaced))
 }
@@ -124,7 +124,8 @@ mod tests {
                 let bundle = Bundle::open(&out).unwrap();
                 for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
                     let what = format!("{model}, {precision}, {kind}");
-                    let (file, replaced) = read(&bundle, kind, Device::CUDA).unwrap();
+                    let (file, replaced) =
+                        read(&bundle, entry(&bundle, kind, Device::CUDA).unwrap(), Device::CUDA).unwrap();
                     assert!(replaced, "{what}");
                     let halves = [DataType::Float16, DataType::Bfloat16].map(i32::from);
                     let factors = factors(&file.graph);
@@ -132,9 +133,10 @@ mod tests {
                     for tensor in matrices.filter(|tensor| halves.contains(&tensor.data_type)) {
                         assert!(factors.contains(tensor.name.as_str()), "{what}: {}", tensor.name);
                     }
-                    let (own, replaced) = read(&bundle, kind, Device::TENSORRT).unwrap();
+                    let read = |device| read(&bundle, entry(&bundle, kind, device).unwrap(), device).unwrap();
+                    let (own, replaced) = read(Device::TENSORRT);
                     assert!(!replaced && own.path == file.path, "{what}");
-                    let (portable, replaced) = read(&bundle, kind, Device::CPU).unwrap();
+                    let (portable, replaced) = read(Device::CPU);
                     assert!(!replaced && portable.path != file.path, "{what}");
                 }
             }

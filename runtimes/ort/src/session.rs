@@ -13,7 +13,8 @@ use crate::{
     tensorrt::Engines,
     weights::Weights,
 };
-use densessm_proto::GraphKind;
+use densessm_kernels::cuda::{runs_mamba_step, units::MambaShape};
+use densessm_proto::{GraphEntry, GraphKind};
 use densessm_session::{Bundle, Error, GraphPlacement, LoadOptions, Model, Provider};
 use ort::{
     logging::LogLevel,
@@ -97,16 +98,35 @@ pub(crate) struct Opened {
     pub(crate) placement: Option<GraphPlacement>,
 }
 
+/// The sessions of a model.
+pub(crate) struct Sessions {
+    pub(crate) parallel: Option<Opened>,
+    pub(crate) recurrent: Option<Opened>,
+    /// The step as one operator, for few rows.
+    pub(crate) fused: Option<Opened>,
+}
+
+impl Sessions {
+    /// The session that runs steps of so many rows.
+    pub(crate) fn step(&mut self, rows: usize) -> Option<&mut Opened> {
+        match &mut self.fused {
+            Some(fused) if rows <= MambaShape::MOST_ROWS => Some(fused),
+            _ => self.recurrent.as_mut(),
+        }
+    }
+}
+
 /// Loads graphs of a bundle; see [`Runtime::load`](densessm_session::Runtime::load).
 pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
     options.check()?;
     let loaded = usable(options.device)?;
     let lent = Arc::new(Lent::open(bundle, options, loaded)?);
     let building = lent.engines().and_then(Engines::lock);
+    // SAFETY: the model below keeps what is lent as long as its sessions, and the bindings that it makes keep it, too, as
+    // those keep their session alive.
+    let open_entry = |entry: &GraphEntry| unsafe { open(loaded, bundle, entry, options, &lent) }.map(Some);
     let open = |kind: GraphKind| match options.graphs.contains(&kind) {
-        // SAFETY: the model below keeps what is lent as long as its sessions, and the bindings that it makes keep it, too,
-        // as those keep their session alive.
-        true => unsafe { open(loaded, bundle, kind, options, &lent) }.map(Some),
+        true => open_entry(graph::entry(bundle, kind, options.device)?),
         false => Ok(None),
     };
     let both = || Ok::<_, Error>((open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?));
@@ -114,13 +134,25 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
         Some(weights) => weights.load_releasing_pages(both)?,
         None => both()?,
     };
+    let fused = fused_step(bundle, options, &lent).map_or(Ok(None), open_entry)?;
     drop(building);
     if let Some(kernels) = lent.gpu().and_then(|gpu| gpu.kernels()) {
         kernels.compile_wanted().map_err(gpu::failed("kernels for the GPU"))?;
     }
-    let placed: Vec<_> = [&parallel, &recurrent].into_iter().flatten().filter_map(|opened| opened.placement).collect();
+    let placed: Vec<_> =
+        [&parallel, &recurrent, &fused].into_iter().flatten().filter_map(|opened| opened.placement).collect();
     let info = loaded.info(options.device).with_placement(placed);
-    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, lent, options.cuda_graph_batch)?))
+    let sessions = Sessions { parallel, recurrent, fused };
+    Ok(Box::new(OrtModel::new(bundle.clone(), info, sessions, lent, options.cuda_graph_batch)?))
+}
+
+/// The fused step of a bundle, if the GPU has a kernel for it.
+fn fused_step<'b>(bundle: &'b Bundle, options: &LoadOptions, lent: &Lent) -> Option<&'b GraphEntry> {
+    let manifest = bundle.manifest();
+    let entry = manifest.fused_step(manifest.precision.matrices())?;
+    let kernels = lent.shared_stream().and_then(|gpu| gpu.kernels())?;
+    let wanted = options.fused_step && options.graphs.contains(&GraphKind::Recurrent);
+    (wanted && runs_mamba_step(kernels, bundle.architecture())).then_some(entry)
 }
 
 /// Loads one graph; the recurrent one so that its runs can be captured, if it can be.
@@ -130,21 +162,21 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
 unsafe fn open(
     loaded: &Loaded,
     bundle: &Bundle,
-    kind: GraphKind,
+    entry: &GraphEntry,
     options: &LoadOptions,
     lent: &Lent,
 ) -> Result<Opened, Error> {
-    let wanted = kind == GraphKind::Recurrent && lent.shared && options.cuda_graph_batch > 0;
+    let wanted = entry.kind == GraphKind::Recurrent && lent.shared && options.cuda_graph_batch > 0;
     // ONNX Runtime rejects the option for a graph of which it must run a part on the CPU.
     if wanted {
         // SAFETY: the caller's obligation.
-        match unsafe { session(loaded, bundle, kind, options, lent, true) } {
+        match unsafe { session(loaded, bundle, entry, options, lent, true) } {
             Ok((session, placement)) => return Ok(Opened { session, capturable: true, placement }),
             Err(error) => not_captured(error.to_string()),
         }
     }
     // SAFETY: the caller's obligation.
-    let (session, placement) = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
+    let (session, placement) = unsafe { session(loaded, bundle, entry, options, lent, false) }?;
     Ok(Opened { session, capturable: false, placement })
 }
 
@@ -155,13 +187,13 @@ unsafe fn open(
 unsafe fn session(
     loaded: &Loaded,
     bundle: &Bundle,
-    kind: GraphKind,
+    entry: &GraphEntry,
     options: &LoadOptions,
     lent: &Lent,
     capturable: bool,
 ) -> Result<(Session, Option<GraphPlacement>), Error> {
-    let (file, replaced) = graph::read(bundle, kind, options.device)?;
-    let path = &file.path;
+    let (file, replaced) = graph::read(bundle, entry, options.device)?;
+    let (kind, path) = (entry.kind, &file.path);
     let what = format!("{}: loading into ONNX Runtime", path.display());
     let explain = |problem: String| match lent.engines() {
         Some(engines) => engines.explain(problem),

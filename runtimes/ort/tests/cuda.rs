@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use densessm_bundle::{ExportOptions, export};
+use densessm_bundle::{ExportOptions, Preset, export, init};
 use densessm_checkpoint::Checkpoint;
 use densessm_cuda::{Buffer, Context, Driver, Error, Graph, PinnedBuffer, Stream};
 use densessm_ort::{OrtRuntime, take_capture_problem};
@@ -222,4 +222,45 @@ fn a_captured_graph_tells_its_copies_of_memory_of_the_host_from_others() {
         [true, false].map(|from_host| (captured(from_host).copies, captured(from_host).callbacks)),
         [(1, 0), (0, 0)]
     );
+}
+
+/// Steps of up to eight rows run as one kernel, where the bundle has published sizes; states go from one graph to the
+/// other as the batch grows and shrinks.
+#[test]
+fn the_fused_step_computes_what_the_recurrent_graph_does() {
+    let Some(_gpu) = gpu() else { return };
+    for (preset, precision) in [("densemamba-360m", Precision::Fp16), ("mamba-370m", Precision::Bf16)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (checkpoint, out) = (folder.path().join("model"), folder.path().join("bundle"));
+        let preset: Preset = preset.parse().unwrap();
+        init(preset, &checkpoint, 3, false, |_, _| ControlFlow::Continue(())).unwrap();
+        let options = ExportOptions::default().with_precision(precision);
+        export(&Checkpoint::open(&checkpoint).unwrap(), &out, &options, |_| ControlFlow::Continue(())).unwrap();
+        let bundle = Bundle::open(&out).unwrap();
+        let options = || LoadOptions::for_bundle(&bundle).with_device(Device::CUDA);
+        let results = [true, false].map(|fused| {
+            let mut model = load(&bundle, options().with_fused_step(fused));
+            // The step's one node, if it is fused.
+            let placement = &model.info().placement;
+            assert_eq!(placement.iter().any(|graph| (graph.nodes(), graph.gpu_kernels) == (1, 1)), fused);
+            let mut tokens = Tokens(5);
+            let mut states = prefilled(&mut *model, &mut tokens, 1);
+            let mut results: Vec<f32> = Vec::new();
+            for rows in [1, 2, 3, 5, 8, 9, 9, 8, 6, 4, 1] {
+                while states.batch() < rows {
+                    states.join(&prefilled(&mut *model, &mut tokens, 1)).unwrap();
+                }
+                (rows..states.batch()).for_each(|_| states.swap_remove(0).unwrap());
+                for _ in 0..5 {
+                    let ids = tokens.next(&*model, rows);
+                    results.extend(model.step(&ids, &mut states).unwrap().values);
+                }
+            }
+            results
+        });
+        let [got, expected] = &results;
+        let compared = Tolerance::of(ToleranceClass::Logits, precision).compare(got, expected);
+        compared.unwrap_or_else(|error| panic!("{}: {error}", preset.name()));
+        assert_eq!(take_capture_problem(), None);
+    }
 }
