@@ -1,8 +1,8 @@
 //! The graph of a bundle that a GPU runs, with its products written so that they read the weights in place.
 //!
-//! In half precision a bundle has graphs whose activations are half, too, which the CUDA provider loads. Their matrices
-//! are stored as the checkpoint has them, `[out, in]`, and are transposed before each product. ONNX Runtime would transpose
-//! them once for each session while it loads, into a copy. So a product with a transposed weight is replaced by ONNX
+//! In half precision a bundle has graphs whose activations are half, too, which GPUs run. Their matrices are stored as the
+//! checkpoint has them, `[out, in]`, and are transposed before each product. ONNX Runtime would transpose them once for each
+//! session while it loads, into a copy. So, for the CUDA provider, a product with a transposed weight is replaced by ONNX
 //! Runtime's operator `FusedMatMul`, which multiplies with the transposed matrix as it is.
 
 use densessm_proto::{
@@ -25,8 +25,7 @@ pub(crate) const FUSED_PRODUCT: &str = "FusedMatMul";
 pub(crate) fn entry(bundle: &Bundle, kind: GraphKind, device: Device) -> Result<&GraphEntry, Error> {
     let manifest = bundle.manifest();
     let half = || manifest.graph_with(kind, manifest.precision.matrices());
-    // TensorRT is free to compute in half precision whatever surrounds a value of it: its graphs have none.
-    let own = if device.provider() == Provider::Cuda { half() } else { None };
+    let own = if device.is_cpu() { None } else { half() };
     match own.or_else(|| manifest.graph(kind)) {
         Some(entry) => Ok(entry),
         None => Err(bundle.graph_path(kind).err().unwrap_or(Error::NotLoaded { graph: kind })),
@@ -134,8 +133,10 @@ mod tests {
                     for tensor in matrices.filter(|tensor| halves.contains(&tensor.data_type)) {
                         assert!(factors.contains(tensor.name.as_str()), "{what}: {}", tensor.name);
                     }
-                    let (portable, replaced) =
-                        read(&bundle, entry(&bundle, kind, Device::CPU).unwrap(), Device::CPU).unwrap();
+                    let read = |device| read(&bundle, entry(&bundle, kind, device).unwrap(), device).unwrap();
+                    let (own, replaced) = read(Device::TENSORRT);
+                    assert!(!replaced && own.path == file.path, "{what}");
+                    let (portable, replaced) = read(Device::CPU);
                     assert!(!replaced && portable.path != file.path, "{what}");
                 }
             }

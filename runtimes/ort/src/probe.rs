@@ -3,14 +3,13 @@
 use crate::{
     device::{providers, usable},
     error::failed,
-    graph,
     model::{host, value},
     operators::Operators,
     session::WEIGHTS_FOLDER,
 };
 use densessm_kernels::cuda;
 use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs};
+use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs, onnx::OnnxFile};
 use ort::{
     logging::LogLevel,
     session::{Session, SessionInputValue},
@@ -33,7 +32,8 @@ pub(crate) fn probe(
     names: &[String],
 ) -> Result<Box<dyn Probe>, Error> {
     let loaded = usable(device)?;
-    let (mut file, _) = graph::read(bundle, graph::entry(bundle, kind, device)?, device)?;
+    // The names of inner values are those of the graph with fp32 activations.
+    let mut file = OnnxFile::of_bundle(bundle, kind)?;
     file.expose(names);
     let model = file.into_model().encode_to_vec();
     let kernels = cuda::Device::open(device.index() as usize).is_ok();
