@@ -8,7 +8,9 @@ use calls::{HEADS, Variation, axis_size, graph, operand_type, operands};
 use densessm_graph::{DType, Dim, Model, TensorType};
 use densessm_proto::{
     Lowering,
-    operators::{Arity, AttributeSchema, AxisSize, OperandSchema, OperandType, ResultSchema, SCHEMAS, Schema},
+    operators::{
+        Arity, AttributeSchema, AxisSize, OperandSchema, OperandType, ResultSchema, ResultShape, SCHEMAS, Schema,
+    },
 };
 
 /// Sizes that are all different, batch and time symbolic.
@@ -78,7 +80,8 @@ fn bodies_give_the_results_that_the_schemas_state() {
                 .results
                 .iter()
                 .map(|result| {
-                    let like = &schema.operands[schema.operand(result.like).unwrap()];
+                    let ResultShape::Like(like) = result.shape else { panic!("{}: {}", schema.name, result.name) };
+                    let like = &schema.operands[schema.operand(like).unwrap()];
                     let shape = like.shape.iter().map(|axis| axis_size(axis, &symbolic));
                     TensorType::new(result.dtype.with(variation.activation), shape)
                 })
@@ -259,7 +262,7 @@ fn any_other_change_of_a_schema_is_caught() {
             });
             edit("type", &|results| results[position].dtype = OperandType::Fixed(DType::I32));
             let vector = schema.operands.iter().find(|operand| operand.shape.len() == 1).unwrap().name;
-            edit("shape", &|results| results[position].like = vector);
+            edit("shape", &|results| results[position].shape = ResultShape::Like(vector));
         }
         // An operand that is given may be optional; one that is left out may not be required.
         if schema.operands.iter().any(|operand| operand.arity == Arity::Optional) {
