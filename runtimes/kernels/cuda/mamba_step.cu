@@ -104,11 +104,10 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) mamba_step(const _
         scan(shared, place, ahead, below, dense, y, phase);
         store_states(layer, place, below);
         store_conv(layer, place, ahead, input);
-        if (LOAD_AT == 2) ahead.load(next_layer, place);
+        if (LOAD_EARLY) ahead.load(next_layer, place);
 
         await_y(shared.rows, place, y, phase);
         synchronize_part();
-        if (LOAD_AT == 0) ahead.load(next_layer, place);
         out_product(shared, place, l);
         if (warp < BATCH) {
             residual += out_sum(shared, warp, lane);
@@ -116,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) mamba_step(const _
             u64 *to = p.x + ((size_t)(side ^ 1) * BATCH + warp) * (HIDDEN / 2);
             if (lane < OUT && lane % 2 == 0) put(to + x_word(block * OUT + lane), (u64)next << 24 | own, phase + 1);
         }
-        if (LOAD_AT == 1) ahead.load(next_layer, place);
+        if (!LOAD_EARLY) ahead.load(next_layer, place);
     }
 
     // The head: stages go on as if they were layers.

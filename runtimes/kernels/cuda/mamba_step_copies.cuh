@@ -96,7 +96,7 @@ struct Copies {
     __device__ __forceinline__ void piece(char *to, int stride, const act *from, int width, int rows, u64 *barrier, u32 parity) {
         constexpr int OLDEST = MAX_FLIGHT - FLYING;
         if (under_way[OLDEST]) await_bytes(under_way[OLDEST], parities >> OLDEST & 1);
-        if (GAP && paced) {
+        if (paced) {
             while ((int)(clock_now() - last) < GAP) {
             }
             last = clock_now();
@@ -105,9 +105,9 @@ struct Copies {
         for (int i = 0; i + 1 < MAX_FLIGHT; i++) under_way[i] = under_way[i + 1];
         under_way[MAX_FLIGHT - 1] = barrier;
         parities = parities >> 1 | parity << (MAX_FLIGHT - 1);
-        if (lane == 0) expect_bytes(barrier, NOCOPY ? 0 : rows * width * 2);
+        if (lane == 0) expect_bytes(barrier, rows * width * 2);
         __syncwarp();
-        if (lane < rows && !NOCOPY) bulk_copy(to + lane * stride, from, width * 2, barrier, policy);
+        if (lane < rows) bulk_copy(to + lane * stride, from, width * 2, barrier, policy);
     }
 
     // The rows of in_proj (or of the gates) of a layer; past the last layer, those of the head.

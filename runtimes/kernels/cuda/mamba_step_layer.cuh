@@ -50,7 +50,7 @@ struct Ahead {
         skip = layer.skip[channel];
 #pragma unroll
         for (int i = 0; i < GROUP_ROWS; i++)
-            if (place.has_row(i)) state[i] = __ldcg(layer.state + ((size_t)(place.first_row + i) * INNER + channel) * STATES + lane % 16);
+            state[i] = __ldcg(layer.state + ((size_t)place.row(i) * INNER + channel) * STATES + lane % 16);
     }
     __device__ __forceinline__ void load_conv(const Layer &layer, int row, int first, int lane) {
         const bool convolved = lane < CHANNELS;
@@ -161,18 +161,18 @@ __device__ __forceinline__ void await_sums(Shared &shared, const Place &place, c
     if (COUNT > 4) {
         while (true) {
             get(words[COUNT - 1], at(COUNT - 1), 1);
-            if (arrived(COUNT - 1) || NOWAIT) break;
+            if (arrived(COUNT - 1)) break;
             poll_gap();
         }
         missing &= ~(1u << (COUNT - 1));
     }
     while (true) {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) get(words[i], at(i), POLL == 0 ? 1 : missing >> i & 1);
+        for (int i = 0; i < COUNT; i++) get(words[i], at(i), missing >> i & 1);
 #pragma unroll
         for (int i = 0; i < COUNT; i++)
             if (arrived(i)) missing &= ~(1u << i);
-        if (!missing || NOWAIT) break;
+        if (!missing) break;
         poll_gap();
     }
 #pragma unroll
@@ -194,11 +194,11 @@ __device__ __forceinline__ void await_gates(Shared &shared, const Place &place, 
     while (true) {
 #pragma unroll
         for (int i = 0; i < GROUP_ROWS; i++)
-            get(words[i], from + (size_t)(place.first_row + min(i, last)) * G_WORDS + at, POLL == 0 ? 1 : missing >> i & 1);
+            get(words[i], from + (size_t)(place.first_row + min(i, last)) * G_WORDS + at, missing >> i & 1);
 #pragma unroll
         for (int i = 0; i < GROUP_ROWS; i++)
             if (has_phase(words[i], phase)) missing &= ~(1u << i);
-        if (!missing || NOWAIT) break;
+        if (!missing) break;
         poll_gap();
     }
 #pragma unroll
@@ -257,8 +257,7 @@ __device__ __forceinline__ void scan(Shared &shared, const Place &place, const A
     float y[GROUP_ROWS];
 #pragma unroll
     for (int i = 0; i < GROUP_ROWS; i++) {
-        if (!place.has_row(i)) continue;
-        const int n = place.first_row + i;
+        const int n = place.row(i);
         float u = shared.uz[n][own], delta = shared.projected[0][n][own], c = shared.bc[n][STATES + state];
         float h = fmaf(power_of_two(delta * (ahead.a * LOG2_E)), ahead.state[i], delta * u * shared.bc[n][state]);
         y[i] = h * c;
@@ -269,10 +268,11 @@ __device__ __forceinline__ void scan(Shared &shared, const Place &place, const A
     for (int distance = 8; distance; distance >>= 1)
 #pragma unroll
         for (int i = 0; i < GROUP_ROWS; i++) y[i] += __shfl_xor_sync(~0u, y[i], distance);
-    const float *uz = &shared.uz[place.first_row][own];
 #pragma unroll
-    for (int i = 0; i < GROUP_ROWS; i++)
-        y[i] = place.has_row(i) ? fmaf(ahead.skip, uz[i * ROWS], y[i]) * uz[i * ROWS + CHANNELS] : 0.0f;
+    for (int i = 0; i < GROUP_ROWS; i++) {
+        const float *uz = &shared.uz[place.row(i)][own];
+        y[i] = fmaf(ahead.skip, uz[0], y[i]) * uz[CHANNELS];
+    }
     if (Y_CHANNELS == 2) {
         u64 word = pack(y[0], __shfl_down_sync(~0u, y[0], 16));
         if (lane == 0) put(to + y_word(place.block * CHANNELS + own, 0), word, phase);

@@ -4,43 +4,14 @@
 
 typedef long long i64;
 
-// What may be tuned; the defaults are the fastest values on an H100.
-#ifndef GROUPS
-#define GROUPS (BATCH <= 2 ? 1 : 2)
-#endif
-#ifndef REPLICAS
-#define REPLICAS (BATCH <= 2 ? 4 : 2)
-#endif
-#ifndef IN_PIECE
-#define IN_PIECE 4
-#endif
-#ifndef OUT_PIECE
-#define OUT_PIECE 2
-#endif
-#ifndef FLIGHT
-#define FLIGHT 3
-#endif
-#ifndef HEAD_FLIGHT
-#define HEAD_FLIGHT 6
-#endif
-#ifndef GAP
-#define GAP 0
-#endif
-#ifndef POLL
-#define POLL 1
-#endif
-#ifndef POLL_GAP
-#define POLL_GAP 0
-#endif
-#ifndef NOWAIT
-#define NOWAIT 0
-#endif
-#ifndef NOCOPY
-#define NOCOPY 0
-#endif
-#ifndef LOAD_AT
-#define LOAD_AT 1
-#endif
+// The fastest values on an H100.
+constexpr int GROUPS = BATCH <= 2 ? 1 : 2;
+constexpr int REPLICAS = BATCH <= 2 ? 4 : 2;            // of each sum of x_proj, against contention
+constexpr int IN_PIECE = 4, OUT_PIECE = 2;              // rows of a piece that is copied to shared memory
+constexpr int FLIGHT = 4, HEAD_FLIGHT = 6;              // pieces under way, of the layers and of the head
+constexpr int GAP = 700;                                // clocks between pieces of the layers, at least
+constexpr int POLL_GAP = BATCH <= 3 || (NEIGHBOURS && BATCH >= 7) ? 0 : 20;  // nanoseconds between polls
+constexpr bool LOAD_EARLY = BATCH <= 2;                 // the next layer's weights, before y is waited for
 
 constexpr int GROUP_THREADS = 256, GROUP_WARPS = 8;     // a group exchanges and scans its own rows of the batch
 constexpr int THREADS = GROUPS * GROUP_THREADS, WARPS = GROUPS * GROUP_WARPS;  // that compute; one more warp copies
@@ -135,5 +106,7 @@ struct Place {
     const int thread = threadIdx.x % GROUP_THREADS, first_row = threadIdx.x / GROUP_THREADS * GROUP_ROWS;
 
     __device__ __forceinline__ bool has_channels() const { return block < CHANNEL_BLOCKS; }
+    // The row; where there is none, the last one, so that what is computed for it is valid and used by nobody.
+    __device__ __forceinline__ int row(int i) const { return BATCH % GROUPS ? min(first_row + i, BATCH - 1) : first_row + i; }
     __device__ __forceinline__ bool has_row(int i) const { return i < BATCH - (GROUPS - 1) * GROUP_ROWS || first_row + i < BATCH; }
 };

@@ -59,39 +59,29 @@ __device__ __forceinline__ void await(u64 (&words)[2 * PAIRS], At at, u32 phase)
 #pragma unroll
     for (int i = 0; i < 2 * PAIRS; i++) words[i] = 0;
     auto arrived = [&](int i) { return has_phase(words[2 * i], phase) && has_phase(words[2 * i + 1], phase); };
-    if (PAIRS > (POLL == 3 ? 1 : 2)) {
+    if (PAIRS > 2) {
         while (true) {
             get_two(words[2 * PAIRS - 2], words[2 * PAIRS - 1], at(PAIRS - 1), 1);
-            if (arrived(PAIRS - 1) || NOWAIT) break;
+            if (arrived(PAIRS - 1)) break;
             poll_gap();
         }
         missing &= ~(1u << (PAIRS - 1));
     }
     while (true) {
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++) get_two(words[2 * i], words[2 * i + 1], at(i), POLL == 0 ? 1 : missing >> i & 1);
+        for (int i = 0; i < PAIRS; i++) get_two(words[2 * i], words[2 * i + 1], at(i), missing >> i & 1);
 #pragma unroll
         for (int i = 0; i < PAIRS; i++)
             if (arrived(i)) missing &= ~(1u << i);
-        if (!missing || NOWAIT) break;
+        if (!missing) break;
         poll_gap();
     }
-}
-
-// The first warp of a group waits for some words before all of its threads read.
-__device__ __forceinline__ void scout(const Place &place, const u64 *from, u32 phase) {
-    if (place.warp % GROUP_WARPS == 0 && place.has_row(0)) {
-        u64 words[2];
-        await<1>(words, [&](int) { return from + place.lane * 8 * 2; }, phase);
-    }
-    synchronize();
 }
 
 // Waits for x: all words of each row of the group.
 __device__ __forceinline__ void await_x(float (&x)[GROUP_ROWS][VALUES], const Place &place, const u64 *from, u32 phase) {
     constexpr int ROW_PAIRS = X_WORDS / 2;
     from += (size_t)place.first_row * (HIDDEN / 2);
-    if (POLL == 2) scout(place, from, phase);
     if (!place.has_row(0)) return;
     u64 words[GROUP_ROWS * X_WORDS];
     // A row that the batch does not have is read as its last one.
@@ -125,7 +115,6 @@ __device__ __forceinline__ u32 pair_of(u64 word, u64 other, int r) {
 // for in two parts, as registers do not suffice for one.
 __device__ __forceinline__ void await_y(char *rows, const Place &place, const u64 *from, u32 phase) {
     constexpr int PARTS = GROUP_ROWS > 3 ? 2 : 1, WORDS = Y_WORDS / PARTS, COUNT = OWN_CHANNELS / PARTS;
-    if (POLL == 2) scout(place, from, phase);
     if (!place.has_row(0)) return;
     from += place.thread * 2;
 #pragma unroll

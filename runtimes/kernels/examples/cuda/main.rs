@@ -6,7 +6,6 @@
 mod gpu;
 mod mamba;
 mod mamba_model;
-mod mamba_variants;
 mod operators;
 mod retention;
 

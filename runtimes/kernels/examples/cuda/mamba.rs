@@ -1,15 +1,16 @@
 //! The whole decode step of Mamba and DenseMamba as one kernel.
 //!
-//! Each variant is checked on a small model and timed on the published sizes.
+//! It is checked on small models, with every number of rows, and on the published sizes, where it is timed.
 
 use super::{
     gpu::{Gpu, Outcome, relative_error},
     mamba_model::{EPSILON, Matrix, Model, Row, STATES},
-    mamba_variants::{Variant, all, measured, units, variants},
 };
 use densessm_cuda::{Buffer, Function, LaunchShape};
-use densessm_kernels::cuda::units::MambaShape;
-use std::collections::BTreeMap;
+use densessm_kernels::cuda::{
+    Activation,
+    units::{self, MambaShape},
+};
 
 /// Tokens that are checked.
 const COUNT: usize = 3;
@@ -47,29 +48,39 @@ impl Expected {
     }
 }
 
+const DENSE: MambaShape =
+    MambaShape { hidden: 1024, inner: 2048, rank: 64, taps: 4, gate: 64, neighbours: 2, layers: 50, batch: 1 };
+const MAMBA: MambaShape = MambaShape { neighbours: 0, layers: 48, ..DENSE };
+
+/// Names, sizes, vocabularies and numbers of rows.
+fn models() -> [(&'static str, MambaShape, usize, &'static [usize]); 4] {
+    let few = MambaShape { layers: 4, ..DENSE };
+    let plain = MambaShape { layers: 4, ..MAMBA };
+    [
+        ("densemamba of 4 layers", few, 5000, &[1, 2, 3, 4, 5, 6, 7, 8]),
+        ("mamba of 4 layers", plain, 5003, &[1, 2, 3, 4, 5, 6, 7, 8]),
+        ("densemamba-360m", DENSE, 32000, &[1, 6, 8]),
+        ("mamba-370m", MAMBA, 50280, &[1, 6, 8]),
+    ]
+}
+
 pub(crate) fn check(gpu: &mut Gpu) -> Outcome {
-    let variants = variants()?;
-    gpu.compile(&units(&variants))?;
-    let mut table: BTreeMap<String, Vec<(String, f64)>> = BTreeMap::new();
-    for (name, shape, vocabulary, batches) in all() {
+    let all = || {
+        models()
+            .into_iter()
+            .flat_map(|(_, shape, _, rows)| rows.iter().map(move |&batch| MambaShape { batch, ..shape }))
+    };
+    gpu.compile(&all().map(|shape| units::mamba_step(Activation::F16, &shape)).collect::<Vec<_>>())?;
+    for (name, shape, vocabulary, batches) in models() {
         let mut model = Model::random(gpu, shape, vocabulary)?;
-        for batch in batches {
+        for &batch in batches {
             model.shape.batch = batch;
-            let name = format!("{name} batch {batch}");
+            let name = format!("mamba_step {name} batch {batch}");
             let expected = Expected::new(gpu, &model, &name);
-            for variant in measured(&variants, batch) {
-                let full = format!("mamba_step {name} {}", variant.name);
-                match run(gpu, &model, &expected, variant, &full) {
-                    Ok(Some(median)) => table.entry(variant.name.clone()).or_default().push((name.clone(), median)),
-                    Ok(None) => {}
-                    Err(error) => gpu.failed(&full, &error.to_string()),
-                }
+            if let Err(error) = run(gpu, &model, &expected, &name) {
+                gpu.failed(&name, &error.to_string());
             }
         }
-    }
-    for (variant, columns) in table {
-        let columns: Vec<_> = columns.iter().map(|(name, median)| format!("{name} {:.1} us", median * 1e3)).collect();
-        println!("table: {variant}: {}", columns.join(", "));
     }
     Ok(())
 }
@@ -132,10 +143,10 @@ impl Memory {
     }
 }
 
-/// Checks a variant; returns the median time of a step in milliseconds, for models of many layers.
-fn run(gpu: &mut Gpu, model: &Model, expected: &Expected, variant: &Variant, name: &str) -> Outcome<Option<f64>> {
+/// Checks the kernel, and times it for models of many layers.
+fn run(gpu: &mut Gpu, model: &Model, expected: &Expected, name: &str) -> Outcome {
     let MambaShape { inner, layers, batch, .. } = model.shape;
-    let module = gpu.module(&variant.unit(&model.shape))?;
+    let module = gpu.module(&units::mamba_step(Activation::F16, &model.shape))?;
     let function = module.function("mamba_step")?;
     let [blocks, threads, shared, words @ ..] = module.constants::<7>(&gpu.stream, "mamba_step_shape")?;
     let shape = LaunchShape::new([blocks, 1, 1], threads).shared(shared).cooperative();
@@ -160,14 +171,14 @@ fn run(gpu: &mut Gpu, model: &Model, expected: &Expected, variant: &Variant, nam
         gpu.report_error(&format!("{name} row {n} last state"), relative_error(got, last_states), 2e-3);
     }
     if layers < 40 {
-        return Ok(None);
+        return Ok(());
     }
     let bytes = (model.bytes() + 2 * 4 * states.len()) as f64;
     let median =
         gpu.time_graph(|| (0..STEPS).try_for_each(|_| gpu.launch(&function, shape, &arguments)))? / STEPS as f64;
     gpu.report_time(name, median, bytes);
     println!("{name}: {:.0} steps/s, {:.0} tokens/s", 1e3 / median, 1e3 * batch as f64 / median);
-    Ok(Some(median))
+    Ok(())
 }
 
 /// The logits of some tokens, from states of zeros.
