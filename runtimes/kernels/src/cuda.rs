@@ -23,3 +23,5 @@ pub const RETENTION_CHUNKS: &str = include_str!("../cuda/retention_chunks.cu");
 pub const RETENTION_STEP: &str = include_str!("../cuda/retention_step.cu");
 /// The whole decode step of Mamba and DenseMamba as one kernel.
 pub const MAMBA_STEP: &str = include_str!("../cuda/mamba_step.cu");
+/// The whole decode step of DenseRetNet as one kernel.
+pub const RETNET_STEP: &str = include_str!("../cuda/retnet_step.cu");
