@@ -34,6 +34,9 @@
 #ifndef MOST_ROWS
 #define MOST_ROWS 4  // of the batch whose o g a thread holds at once
 #endif
+#ifndef PRODUCT_UNROLL
+#define PRODUCT_UNROLL 3
+#endif
 
 constexpr int THREADS = 256, WARPS = 8;          // that compute; one more warp copies
 constexpr int OWNERS = 128;                      // blocks that own columns of the states
@@ -169,9 +172,10 @@ __device__ __forceinline__ int fresh(int x) {
 }
 
 // Waits for COUNT pairs of words, which threads take in turn. `at(i)` is where the i-th pair of this thread lies. Where
-// a thread has many, polling them all would keep the path to the L2 cache busy: the last is polled first.
-template <int COUNT, int BITS, int ROUND, typename At>
-__device__ __forceinline__ void await(u64 (&words)[ROUND][2], int thread, u32 phase, At at) {
+// a thread has many, polling them all would keep the path to the L2 cache busy: the last is polled first. `others` polls
+// other words and returns whether they are there.
+template <int COUNT, int BITS, int ROUND, typename At, typename Others>
+__device__ __forceinline__ void await(u64 (&words)[ROUND][2], int thread, u32 phase, At at, Others others) {
     static_assert(ROUND == (COUNT + THREADS - 1) / THREADS, "rounds");
     constexpr int WHOLE = COUNT / THREADS;  // rounds in which every thread has a pair
     bool all;
@@ -188,7 +192,7 @@ __device__ __forceinline__ void await(u64 (&words)[ROUND][2], int thread, u32 ph
         } while (AGAIN && !all);
     }
     do {
-        all = true;
+        all = others();
 #pragma unroll
         for (int i = 0; i < ROUND; i++)
             if (i < WHOLE || i * THREADS + thread < COUNT) get_two(words[i], at(i * THREADS + thread));
@@ -199,19 +203,15 @@ __device__ __forceinline__ void await(u64 (&words)[ROUND][2], int thread, u32 ph
     } while (AGAIN && !all);
 }
 
-// Waits for a row's words of all owners: two pairs for each lane.
-__device__ __forceinline__ void await_owners(u64 (&words)[2][2], const u64 *from, u32 phase, int lane) {
-    bool all;
-    do {
-        all = true;
+__device__ __forceinline__ bool no_others() { return true; }
+// Polls a row's words of all owners: two pairs for each lane.
+__device__ __forceinline__ bool poll_owners(u64 (&words)[2][2], const u64 *from, u32 phase, int lane) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) get_two(words[i], from + (i * 32 + lane) * 2);
+    for (int i = 0; i < 2; i++) get_two(words[i], from + (i * 32 + lane) * 2);
+    bool all = true;
 #pragma unroll
-        for (int i = 0; i < 2; i++) all &= has_phase<16>(words[i][0], phase) && has_phase<16>(words[i][1], phase);
-#if defined(NO_WAIT)
-        all = true;
-#endif
-    } while (!all);
+    for (int i = 0; i < 2; i++) all &= has_phase<16>(words[i][0], phase) && has_phase<16>(words[i][1], phase);
+    return all;
 }
 
 // ---- Bulk copies. ----
@@ -390,7 +390,7 @@ struct Step {
                 words[i][0] = two24(x[0], x[1]), words[i][1] = two24(x[2], x[3]);
             }
         } else {
-            await<BATCH * X_PAIRS, 16>(words, thread, phase, [&](int i) { return p.x + i * 2; });
+            await<BATCH * X_PAIRS, 16>(words, thread, phase, [&](int i) { return p.x + i * 2; }, no_others);
         }
 #pragma unroll
         for (int i = 0; i < X_ROUNDS; i++) {
@@ -436,7 +436,7 @@ struct Step {
             rows[g] = shared.ring[(pieces + row / OF_PIECE) % SLOTS] + row % OF_PIECE * STRIDE;
         }
         float c[TILES][4] = {};
-#pragma unroll
+#pragma unroll PRODUCT_UNROLL
         for (int j = 0; j < WIDTH / WARPS / 32; j++) {
             int offset = (warp * (WIDTH / WARPS) + j * 32 + lane % 4 * 8) * 2;
             uint4 b = load_row(rest.rows, STRIDE, offset, lane);
@@ -481,7 +481,7 @@ struct Step {
         constexpr int COUNT = BATCH * G_PAIRS, ROUND = (COUNT + THREADS - 1) / THREADS;
         const int thread = fresh(threadIdx.x) & (THREADS - 1);
         u64 words[ROUND][2];
-        await<COUNT, 16>(words, thread, phase, [&](int i) { return p.g + i * 2; });
+        await<COUNT, 16>(words, thread, phase, [&](int i) { return p.g + i * 2; }, no_others);
 #pragma unroll
         for (int i = 0; i < ROUND; i++) {
             int at = i * THREADS + thread, row = at / G_PAIRS, middle = at % G_PAIRS * 4;
@@ -645,8 +645,10 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         {
             constexpr int COUNT = BATCH * QK_PAIRS, ROUND = (COUNT + THREADS - 1) / THREADS;
             const int thread = fresh(threadIdx.x) & (THREADS - 1);
-            u64 words[ROUND][2];
-            await<COUNT, 16>(words, thread, phase, [&](int i) { return p.qk + ((size_t)(i / QK_PAIRS * HEADS + head) * QK_PAIRS + i % QK_PAIRS) * 2; });
+            u64 words[ROUND][2], sums[2][2];
+            await<COUNT, 16>(words, thread, phase,
+                             [&](int i) { return p.qk + ((size_t)(i / QK_PAIRS * HEADS + head) * QK_PAIRS + i % QK_PAIRS) * 2; },
+                             [&] { return warp >= BATCH || poll_owners(sums, p.sums + warp * OWNERS, phase, lane); });
 #pragma unroll
             for (int i = 0; i < ROUND; i++) {
                 int at = i * THREADS + thread;
@@ -655,8 +657,6 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
                 reinterpret_cast<float4 *>(all_qk)[at] = pair;
             }
             if (warp < BATCH) {
-                u64 sums[2][2];
-                await_owners(sums, p.sums + warp * OWNERS, phase, lane);
                 float of_k = warp_sum(first24(sums[0][0]) + first24(sums[0][1]) + (first24(sums[1][0]) + first24(sums[1][1])));
                 float of_v = warp_sum(second24(sums[0][0]) + second24(sums[0][1]) + (second24(sums[1][0]) + second24(sums[1][1])));
                 float factor = layer.key_norm ? rsqrtf(of_k / QUERY_KEYS + epsilon) * rsqrtf(of_v / INNER + epsilon) : 1.0f;
@@ -723,25 +723,24 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         // All o g, normed, as the right operand. Many rows are waited for in parts, as registers do not suffice for all.
         {
             constexpr int GROUPS = BATCH > MOST_ROWS ? 2 : 1, GROUP = (BATCH + GROUPS - 1) / GROUPS, OF_ROW = OWNERS * Y_PAIRS;
-            if (warp < BATCH) {
-                u64 squares[2][2];
-                await_owners(squares, squares_words, phase, lane);
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float sum = __uint_as_float((u32)squares[i][0]) + __uint_as_float((u32)squares[i][1]);
-#pragma unroll
-                    for (int distance = OF_HEAD / 4; distance; distance >>= 1) sum += __shfl_xor_sync(~0u, sum, distance);
-                    if (lane % (OF_HEAD / 2) == 0) rest.factors[warp][(i * 32 + lane) / (OF_HEAD / 2)] = rsqrtf(sum / VALUES + epsilon);
-                }
-            }
 #pragma unroll
             for (int group = 0; group < GROUPS; group++) {
                 constexpr int COUNT = GROUP * OF_ROW, ROUND = (COUNT + THREADS - 1) / THREADS;
                 const int thread = fresh(threadIdx.x) & (THREADS - 1);
                 // The last rows are taken twice where the batch is no multiple.
                 const int first = group * (BATCH - GROUP);
-                u64 words[ROUND][2];
-                await<COUNT, 4>(words, thread, phase, [&](int i) { return p.y + (size_t)(first * OF_ROW + i) * 2; });
+                u64 words[ROUND][2], squares[2][2];
+                const bool sums = group == 0 && warp < BATCH;
+                await<COUNT, 4>(words, thread, phase, [&](int i) { return p.y + (size_t)(first * OF_ROW + i) * 2; },
+                                [&] { return !sums || poll_owners(squares, squares_words, phase, lane); });
+                if (sums)
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        float sum = __uint_as_float((u32)squares[i][0]) + __uint_as_float((u32)squares[i][1]);
+#pragma unroll
+                        for (int distance = OF_HEAD / 4; distance; distance >>= 1) sum += __shfl_xor_sync(~0u, sum, distance);
+                        if (lane % (OF_HEAD / 2) == 0) rest.factors[warp][(i * 32 + lane) / (OF_HEAD / 2)] = rsqrtf(sum / VALUES + epsilon);
+                    }
                 if (group == 0) synchronize();
                 if (LOAD_AT == 1 && group + 1 == GROUPS && l + 1 < LAYERS) load_states(p.layers[l + 1]);
 #pragma unroll
