@@ -239,7 +239,7 @@ pub(crate) fn check(gpu: &mut Gpu) -> Outcome {
         ("small", small, 1000, vec![1, 3, 8]),
         ("retnet of 4 layers", plain, 5000, vec![1, 5]),
         ("denseretnet of 4 layers", few, 5000, vec![1, 2, 3, 5, 7, 8]),
-        ("denseretnet-350m", dense, 32001, vec![1, 2, 4, 6, 8]),
+        ("denseretnet-350m", dense, 32001, vec![2, 4, 8, 1, 6]),
     ] {
         let mut model = Model::random(gpu, shape, vocabulary)?;
         for batch in batches {
