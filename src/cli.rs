@@ -2,7 +2,11 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use densessm::{Device, Preset, proto, runtime};
+use densessm::{
+    Device, Preset,
+    proto::{self, ShapeProfile, SizeRange},
+    runtime,
+};
 use std::path::PathBuf;
 
 /// Exports DenseMamba and DenseRetNet checkpoints to ONNX graphs, runs them, and checks that they compute the same.
@@ -33,7 +37,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Create a checkpoint with random weights, for benchmarks and tests.
     Init(Init),
-    /// List the runtimes and devices that can be used on this machine, and why the others cannot.
+    /// List the runtimes, GPUs and libraries of this machine: what can be used, and what is missing for the rest.
     Doctor(Doctor),
     /// Print a completion script for a shell.
     Completions(Completions),
@@ -59,8 +63,12 @@ pub(crate) struct Export {
     #[arg(long, value_enum, default_value_t = LogitsMode::Last)]
     pub(crate) logits: LogitsMode,
     /// Form of the custom operators: functions that a runtime may replace with kernels, or standard operators only.
-    #[arg(long, value_enum, default_value_t = Lowering::Function)]
-    pub(crate) lowering: Lowering,
+    /// By default `function`, or what --target needs.
+    #[arg(long, value_enum)]
+    pub(crate) lowering: Option<Lowering>,
+    /// Runtime outside this project that the bundle is meant for. Adds a README.md that describes its deployment.
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<Target>,
     /// Version of the ONNX operator set, 18 to 22.
     #[arg(long, value_name = "N", default_value_t = 18)]
     pub(crate) opset: i64,
@@ -185,6 +193,8 @@ pub(crate) struct Parity {
     /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
     /// A text whose beginning is the prompt; pseudo-random tokens by default.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
@@ -301,6 +311,33 @@ pub(crate) struct RuntimeArgs {
     /// Number of threads within one operator; the runtime's default if absent.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+}
+
+/// How a command uses a GPU; without effect on the CPU.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct GpuArgs {
+    /// Launch the kernels of each step one by one instead of as a captured CUDA graph. The results are the same.
+    #[arg(long)]
+    pub(crate) no_cuda_graph: bool,
+    /// Allow nodes of this project's operators to run without its kernels for the GPU: on the CPU, or as functions of
+    /// standard operators. Without this option, such a node is an error.
+    #[arg(long)]
+    pub(crate) allow_operator_fallback: bool,
+    /// On TensorRT: the smallest, the optimal and the largest number of sequences in a batch. Engines are built for these
+    /// sizes when a bundle is first loaded with them.
+    #[arg(long, value_name = "MIN,OPT,MAX", default_value_t = ShapeProfile::default().batch)]
+    pub(crate) batch_profile: SizeRange,
+    /// On TensorRT: the smallest, the optimal and the largest number of tokens in a call of the parallel graph.
+    #[arg(long, value_name = "MIN,OPT,MAX", default_value_t = ShapeProfile::default().prompt)]
+    pub(crate) prompt_profile: SizeRange,
+}
+
+impl GpuArgs {
+    pub(crate) fn shape_profile(&self) -> ShapeProfile {
+        ShapeProfile::new(self.batch_profile, self.prompt_profile)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -358,6 +395,11 @@ value_enum!(Lowering => proto::Lowering {
     Function => proto::Lowering::Function,
     /// Standard operators only.
     Inline => proto::Lowering::Inline,
+});
+
+value_enum!(Target => densessm::Target {
+    /// TensorRT, by itself or as a provider of ONNX Runtime: implies --lowering inline.
+    Tensorrt => densessm::Target::TensorRt,
 });
 
 value_enum!(Graph => proto::GraphKind {

@@ -42,7 +42,7 @@ mod threads;
 
 pub use error::Error;
 
-pub use densessm_bundle::{ExportOptions, Exported, Preset, export, init};
+pub use densessm_bundle::{ExportOptions, Exported, Preset, Target, export, init};
 pub use densessm_checkpoint::Checkpoint;
 pub use densessm_generate::{
     Continuation, FinishReason, GenerateOptions, Generation, GenerationConfig, Piece, Prompt, Sampling, SavedSequence,
@@ -50,6 +50,6 @@ pub use densessm_generate::{
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
-    Bundle, Device, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider, RuntimeInfo, Snapshot,
-    States, StatesError, TokenBatch, Values, argmax, write_atomically,
+    Bundle, Device, GraphPlacement, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider,
+    RuntimeInfo, Snapshot, States, StatesError, TokenBatch, Values, argmax, write_atomically,
 };

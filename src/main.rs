@@ -1,6 +1,6 @@
 //! The `densessm` command.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
 mod commands;
@@ -12,6 +12,7 @@ use clap::{Parser, error::ErrorKind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    disable_tf32();
     let result = match cli::Cli::try_parse() {
         Ok(cli) => commands::run(cli.command),
         // The long form looks for runtimes, which takes time: only where it was asked for.
@@ -34,3 +35,14 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Keeps NVIDIA's libraries from rounding the factors of fp32 products, unless the environment says otherwise.
+#[cfg(feature = "ort")]
+#[allow(unsafe_code)]
+fn disable_tf32() {
+    // SAFETY: this is the beginning of `main`, and no other thread has been started.
+    unsafe { densessm_ort::disable_tf32() };
+}
+
+#[cfg(not(feature = "ort"))]
+fn disable_tf32() {}

@@ -1,5 +1,6 @@
 //! Output of the command: lines, progress bars, sizes and one-line errors.
 
+use densessm_kernels::cuda::on_compilation;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     io::{self, Write},
@@ -54,6 +55,38 @@ pub(crate) fn advance(bar: &ProgressBar, done: u64, total: u64) {
     if bar.elapsed() >= Duration::from_secs(1) {
         bar.set_length(total);
         bar.set_position(done);
+    }
+}
+
+/// Shows the compilation of kernels for the GPU on stderr until the value is dropped: as messages of a spinner if that is a
+/// terminal, else as a line at the first and the last kernel.
+pub(crate) struct Compilation(ProgressBar);
+
+impl Compilation {
+    /// Shows messages of a spinner of its own.
+    pub(crate) fn show() -> Self {
+        Self::show_in(&ProgressBar::new_spinner())
+    }
+
+    /// Shows messages of this spinner.
+    pub(crate) fn show_in(spinner: &ProgressBar) -> Self {
+        let shown = spinner.clone();
+        on_compilation(move |done, total, kernel| {
+            let message = format!("compiled kernel {done} of {total} for the GPU: {kernel}");
+            if !shown.is_hidden() {
+                shown.set_message(message);
+            } else if done == 1 || done == total {
+                eprintln!("{message}");
+            }
+        });
+        Self(spinner.clone())
+    }
+}
+
+impl Drop for Compilation {
+    fn drop(&mut self) {
+        on_compilation(|_, _, _| ());
+        self.0.finish_and_clear();
     }
 }
 

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod onnx;
 pub mod operators;
 pub mod probes;
+mod shapes;
 pub mod states;
 pub mod tolerance;
 
@@ -24,5 +25,6 @@ pub use manifest::{
     Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
 };
 pub use probes::{Probe, ProbeLayout, probes};
+pub use shapes::{ParseSizeRangeError, ShapeProfile, SizeRange};
 pub use states::StateTensor;
 pub use tolerance::{OutOfTolerance, Tolerance, ToleranceClass};

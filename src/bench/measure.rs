@@ -4,7 +4,7 @@ use super::{AtPosition, Bench, BenchPlan, Decode, Machine, Prefill, Roofline, Ru
 use crate::{inspect, runtime};
 use densessm_generate::PREFILL_CHUNK;
 use densessm_proto::{Architecture, GraphKind};
-use densessm_session::{Error, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch};
+use densessm_session::{Error, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, argmax};
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
 use std::{
     hint::black_box,
@@ -70,6 +70,7 @@ pub fn measure(
         runtime: info.runtime.name(),
         runtime_version: info.version.to_string(),
         device: info.device.to_string(),
+        placement: info.placement.clone(),
         threads: plan.threads.unwrap_or_else(|| runtime.default_threads()),
         bundle: bundle.dir().to_owned(),
         model: words(bundle.architecture()),
@@ -263,11 +264,6 @@ impl Bencher<'_> {
         let known = self.model.bundle().architecture().vocab_size() as u64;
         iter::repeat_with(|| (self.tokens.next_u64() % known) as i64).take(count).collect()
     }
-}
-
-fn argmax(scores: &[f32]) -> Option<usize> {
-    let best = scores.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.map(|(token, _)| token)
 }
 
 #[cfg(test)]

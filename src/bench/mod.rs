@@ -14,7 +14,7 @@ pub use machine::Machine;
 pub use measure::measure;
 pub use roofline::{Bound, Limit, Roofline};
 
-use crate::inspect::TokenCost;
+use crate::{GraphPlacement, inspect::TokenCost};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -103,6 +103,8 @@ pub struct Bench {
     pub runtime_version: String,
     /// The device, such as `cpu` or `cuda:1`.
     pub device: String,
+    /// How the runtime executes the nodes of this project's operators, for each graph; empty if it does not say.
+    pub placement: Vec<GraphPlacement>,
     /// Number of threads within one operator.
     pub threads: usize,
     /// The bundle.

@@ -15,6 +15,7 @@ impl Bench {
         let mut report = Report::new(format!("densessm bench of {}", self.bundle.display()), self)?;
         report.fact("model", self.model.as_str());
         report.fact("runtime", format!("{} {} on {}", self.runtime, self.runtime_version, self.device));
+        self.placement.iter().for_each(|placement| report.fact("operators", placement.to_string()));
         report.fact("threads", self.threads.to_string());
         report.fact("machine", self.machine.system.as_str());
         report.fact("processor", self.machine.cpu.as_deref().unwrap_or(UNKNOWN));

@@ -24,9 +24,15 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     let started = Instant::now();
     let stopped = interrupt::watch()?;
     let checkpoint = Checkpoint::open(&arguments.model)?;
-    let options = ExportOptions::default()
+    let mut options = ExportOptions::default();
+    if let Some(target) = arguments.target {
+        options = options.with_target(target.into());
+    }
+    if let Some(lowering) = arguments.lowering {
+        options = options.with_lowering(lowering.into());
+    }
+    let options = options
         .with_graphs(arguments.mode.graphs())
-        .with_lowering(arguments.lowering.into())
         .with_logits(arguments.logits.into())
         .with_opset(arguments.opset)
         .with_force(arguments.force);

@@ -5,8 +5,8 @@ use crate::terminal::outln;
 use crate::{cli, interrupt};
 use anyhow::{Context, Result, bail};
 use densessm::{
-    Bundle, FinishReason, Generation, GenerationConfig, Prompt, Sampling, SavedSequence, Snapshot, Tokenizer, generate,
-    resume,
+    Bundle, FinishReason, Generation, GenerationConfig, Prompt, RuntimeInfo, Sampling, SavedSequence, Snapshot,
+    Tokenizer, generate, resume,
 };
 use serde_json::json;
 use std::{
@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
 
     let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
     let mut model = load(&bundle, graphs, &arguments.on)?;
+    let info = model.info().clone();
     let saved = snapshot.map(|snapshot| SavedSequence::restore(&mut *model, &snapshot)).transpose()?;
     let generation = match (prompt.map(Prompt::text), saved) {
         (prompt, Some(saved)) => resume(&mut *model, &tokenizer, saved, prompt, options)?,
@@ -37,7 +38,7 @@ pub(crate) fn run(arguments: &cli::Generate) -> Result<()> {
 
     let mut generation = generation.cancelled_by(cancel);
     if arguments.json {
-        report(&mut generation, arguments)?
+        report(&mut generation, arguments, &info)?
     } else {
         stream(&mut generation)?
     }
@@ -79,7 +80,7 @@ fn stream(generation: &mut Generation<'_>) -> Result<()> {
 }
 
 /// Prints text, tokens and timings as JSON.
-fn report(generation: &mut Generation<'_>, arguments: &cli::Generate) -> Result<()> {
+fn report(generation: &mut Generation<'_>, arguments: &cli::Generate, info: &RuntimeInfo) -> Result<()> {
     let (mut text, mut tokens, mut finish) = (String::new(), Vec::new(), None);
     for piece in generation.by_ref() {
         let piece = piece?;
@@ -89,7 +90,8 @@ fn report(generation: &mut Generation<'_>, arguments: &cli::Generate) -> Result<
     }
     let statistics = generation.statistics();
     let report = json!({
-        "bundle": arguments.bundle, "text": text, "token_ids": tokens, "finish": finish.map(FinishReason::name),
+        "bundle": arguments.bundle, "runtime": info.runtime.name(), "device": info.device.to_string(),
+        "placement": info.placement, "text": text, "token_ids": tokens, "finish": finish.map(FinishReason::name),
         "prompt_tokens": statistics.prompt_tokens, "new_tokens": statistics.new_tokens,
         "time_to_first_token_seconds": statistics.time_to_first_token.map(|time| time.as_secs_f64()),
         "decode_tokens_per_second": statistics.decode_tokens_per_second(),

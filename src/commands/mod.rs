@@ -13,7 +13,10 @@ mod parity;
 mod run;
 pub(crate) mod runtimes;
 
-use crate::cli::{Command, RuntimeArgs};
+use crate::{
+    cli::{Command, RuntimeArgs},
+    terminal,
+};
 use anyhow::Result;
 use densessm::{Bundle, LoadOptions, Model, proto::GraphKind, runtime};
 
@@ -39,12 +42,26 @@ pub(crate) fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Loads graphs of a bundle as the arguments say; with `auto`, prints which runtime was chosen.
+/// Loads graphs of a bundle as the arguments say. Prints to stderr which runtime was chosen if the choice was `auto`, and
+/// on a GPU, how the nodes of this project's operators are executed.
 fn load(bundle: &Bundle, graphs: Vec<GraphKind>, on: &RuntimeArgs) -> Result<Box<dyn Model>> {
-    let options = LoadOptions::for_bundle(bundle).with_graphs(graphs).with_device(on.device).with_threads(on.threads);
-    let model = runtime::load_with(bundle, on.runtime.into(), &options)?;
+    let options = LoadOptions::for_bundle(bundle)
+        .with_graphs(graphs)
+        .with_device(on.device)
+        .with_threads(on.threads)
+        .with_cuda_graph(!on.gpu.no_cuda_graph)
+        .with_operator_fallback(on.gpu.allow_operator_fallback)
+        .with_shape_profile(on.gpu.shape_profile());
+    let compilation = terminal::Compilation::show();
+    let model = runtime::load_with(bundle, on.runtime.into(), &options);
+    drop(compilation);
+    let model = model?;
+    let info = model.info();
     if runtime::Choice::from(on.runtime) == runtime::Choice::Auto {
-        eprintln!("running on {}", model.info());
+        eprintln!("running on {info}");
+    }
+    if !on.device.is_cpu() {
+        info.placement.iter().for_each(|placement| eprintln!("{placement}"));
     }
     Ok(model)
 }

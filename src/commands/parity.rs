@@ -26,12 +26,16 @@ pub(crate) fn run(arguments: &cli::Parity) -> Result<()> {
     options.runtimes = arguments.runtimes.iter().map(|&runtime| runtime.into()).collect();
     options.device = arguments.device;
     options.threads = arguments.threads;
+    options.cuda_graph = !arguments.gpu.no_cuda_graph;
+    options.operator_fallback = arguments.gpu.allow_operator_fallback;
+    options.shape_profile = arguments.gpu.shape_profile();
     let bar = terminal::spinner();
+    let compilation = terminal::Compilation::show_in(&bar);
     let checked = parity::check(&bundle, &reference, &options, &mut |next| {
         bar.set_message(next.to_owned());
         if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    bar.finish_and_clear();
+    drop(compilation);
     let checked = checked?;
     let report = checked.report()?;
     outln!("{}", if arguments.json { report.json() } else { report.text(terminal::width()) }.trim_end());

@@ -1,12 +1,8 @@
 //! Greedy decoding, compared with the reference token by token.
 
-use super::{
-    Error,
-    measure::{argmax, largest},
-    modes::Expected,
-};
+use super::{Error, measure::largest, modes::Expected};
 use crate::{
-    Model,
+    Model, argmax,
     proto::{Precision, Tolerance, ToleranceClass},
 };
 use serde::Serialize;
@@ -36,9 +32,9 @@ pub struct Divergence {
     pub position: usize,
     /// The reference's token.
     pub expected: i64,
-    /// The runtime's token.
+    /// The runtime's token; 0 where none of its logits is a number.
     pub got: i64,
-    /// The difference of the two tokens' logits in the reference.
+    /// The difference of the two tokens' logits in the reference; infinite where none of the runtime's is a number.
     pub margin: f64,
 }
 
@@ -60,9 +56,9 @@ pub(super) fn compare(
     for (position, (token, logits)) in expected.greedy.iter().enumerate() {
         greedy.tokens += 1;
         let got = argmax(&row);
-        if got as i64 != *token {
-            let margin = logits[*token as usize] - logits[got];
-            let divergence = Divergence { position, expected: *token, got: got as i64, margin };
+        if got.map(|got| got as i64) != Some(*token) {
+            let margin = got.map_or(f64::INFINITY, |got| logits[*token as usize] - logits[got]);
+            let divergence = Divergence { position, expected: *token, got: got.unwrap_or(0) as i64, margin };
             // Each of the two logits may be off by the tolerance.
             if margin > 2.0 * tolerance.bound(largest(logits)) {
                 greedy.diverged = Some(divergence);

@@ -1,6 +1,9 @@
 //! Errors of a set of values, and the curves that errors form over positions, layers and steps.
 
-use crate::proto::{GraphKind, Tolerance};
+use crate::{
+    argmax,
+    proto::{GraphKind, Tolerance},
+};
 use serde::Serialize;
 use std::fmt;
 
@@ -207,11 +210,6 @@ pub(super) fn max_error(got: &[f32], expected: &[f64]) -> f64 {
 /// The largest magnitude.
 pub(super) fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
-}
-
-/// The index of the largest value.
-pub(super) fn argmax(logits: &[f64]) -> usize {
-    logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
 }
 
 fn log_softmax(x: &[f64]) -> Vec<f64> {

@@ -19,8 +19,8 @@ pub use greedy::{Divergence, Greedy};
 pub use measure::{ComparedValues, ErrorCurve, ErrorPoint, Measure};
 
 use crate::{
-    Bundle, Checkpoint, Device, LoadOptions,
-    proto::{GraphKind, Precision},
+    Bundle, Checkpoint, Device, GraphPlacement, LoadOptions, RuntimeInfo,
+    proto::{GraphKind, Precision, ShapeProfile},
     runtime,
 };
 use densessm_reference::{Reference, Tensors};
@@ -50,6 +50,13 @@ pub struct ParityOptions {
     pub device: Device,
     /// The number of threads within one operator; if absent, the runtime decides.
     pub threads: Option<usize>,
+    /// On a GPU: whether steps are captured into CUDA graphs; see [`LoadOptions::with_cuda_graph`].
+    pub cuda_graph: bool,
+    /// On a GPU: whether this project's operators may run without its kernels for the device; see
+    /// [`LoadOptions::with_operator_fallback`].
+    pub operator_fallback: bool,
+    /// On TensorRT: the sizes for which engines are built; see [`LoadOptions::with_shape_profile`].
+    pub shape_profile: ShapeProfile,
 }
 
 impl ParityOptions {
@@ -64,6 +71,9 @@ impl ParityOptions {
             runtimes: vec![runtime::Choice::Auto],
             device: Device::CPU,
             threads: None,
+            cuda_graph: true,
+            operator_fallback: false,
+            shape_profile: ShapeProfile::default(),
         }
     }
 
@@ -94,6 +104,8 @@ pub struct Parity {
     pub precision: Precision,
     /// The number of tokens of the prompt.
     pub prompt_tokens: usize,
+    /// The runtimes that were compared.
+    pub runtimes: Vec<ComparedRuntime>,
     /// The logits and states of each execution mode on each runtime.
     pub measures: Vec<Measure>,
     /// The errors of logits by position in the prompt, over all execution modes.
@@ -108,6 +120,31 @@ pub struct Parity {
     pub mismatches: Vec<Mismatch>,
     /// Whether everything is within its tolerance.
     pub passed: bool,
+}
+
+/// A runtime that was compared.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ComparedRuntime {
+    /// The runtime: `ort` or `tract`.
+    pub runtime: &'static str,
+    /// Its version.
+    pub version: String,
+    /// The device, such as `cpu` or `cuda:1`.
+    pub device: String,
+    /// How it executes the nodes of this project's operators, for each graph; empty if it does not say.
+    pub placement: Vec<GraphPlacement>,
+}
+
+impl ComparedRuntime {
+    fn of(info: &RuntimeInfo) -> Self {
+        Self {
+            runtime: info.runtime.name(),
+            version: info.version.to_string(),
+            device: info.device.to_string(),
+            placement: info.placement.clone(),
+        }
+    }
 }
 
 impl Parity {
@@ -179,6 +216,7 @@ pub fn check(
         bundle: bundle.dir().display().to_string(),
         precision,
         prompt_tokens: options.tokens.len(),
+        runtimes: Vec::new(),
         measures: Vec::new(),
         by_position: Vec::new(),
         by_layer: Vec::new(),
@@ -196,8 +234,14 @@ pub fn check(
     let mut ran = Vec::new();
     for &choice in &options.runtimes {
         next(format!("{}: loading the bundle", choice.name()))?;
-        let load = LoadOptions::for_bundle(bundle).with_device(options.device).with_threads(options.threads);
+        let load = LoadOptions::for_bundle(bundle)
+            .with_device(options.device)
+            .with_threads(options.threads)
+            .with_cuda_graph(options.cuda_graph)
+            .with_operator_fallback(options.operator_fallback)
+            .with_shape_profile(options.shape_profile);
         let mut model = runtime::load_with(bundle, choice, &load)?;
+        parity.runtimes.push(ComparedRuntime::of(model.info()));
         let choice = runtime::Choice::of(model.info());
         let name = choice.name();
         ran.push(choice);

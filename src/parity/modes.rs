@@ -2,10 +2,10 @@
 
 use super::{
     Error, ErrorCurve, Measure,
-    measure::{ComparedValues, ErrorPoint, Tally, argmax, largest, max_error},
+    measure::{ComparedValues, ErrorPoint, Tally, largest, max_error},
 };
 use crate::{
-    Bundle, Model, States, TokenBatch, Values,
+    Bundle, Model, States, TokenBatch, Values, argmax,
     proto::{GraphKind, Precision, Tolerance, ToleranceClass},
 };
 use densessm_reference::{Reference, State};
@@ -41,7 +41,7 @@ impl Expected {
         let mut greedy = Vec::new();
         let mut row: Vec<f64> = logits.row(tokens.len() - 1).to_vec();
         for _ in 0..new_tokens {
-            let token = argmax(&row) as i64;
+            let token = argmax(&row).unwrap_or(0) as i64;
             let next = reference.recurrent(token, &mut state, &mut ()).to_vec();
             greedy.push((token, std::mem::replace(&mut row, next)));
         }

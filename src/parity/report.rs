@@ -19,6 +19,10 @@ impl Parity {
         report.fact("reference", "the checkpoint, computed in f64");
         report.fact("precision", self.precision.to_string());
         report.fact("prompt", format!("{} tokens", self.prompt_tokens));
+        for ran in &self.runtimes {
+            report.fact(ran.runtime, format!("{} on {}", ran.version, ran.device));
+            ran.placement.iter().for_each(|placement| report.fact("operators", placement.to_string()));
+        }
         // What went wrong comes first.
         report.sections.extend((!self.mismatches.is_empty()).then(|| mismatches(&self.mismatches)));
         report.sections.push(modes(&self.measures));

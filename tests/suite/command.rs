@@ -85,6 +85,30 @@ fn export_writes_a_bundle_and_nothing_beside_it() {
 }
 
 #[test]
+fn export_for_tensorrt_writes_inline_graphs_and_describes_their_deployment() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    printed(export(&trained("denseretnet-tiny"), &out).args(["--target", "tensorrt"]));
+    let manifest: Value = serde_json::from_slice(&fs::read(out.join("densessm.json")).unwrap()).unwrap();
+    assert_eq!(manifest["lowering"], "inline");
+    let readme = fs::read_to_string(out.join("README.md")).unwrap();
+    for graph in manifest["graphs"].as_array().unwrap() {
+        assert!(readme.contains(&format!("trtexec --onnx={}", graph["file"].as_str().unwrap())), "{readme}");
+        let states = graph["outputs"].as_array().unwrap().iter().filter(|output| output["name"] != "logits");
+        for name in states.chain(graph["inputs"].as_array().unwrap()).map(|tensor| tensor["name"].as_str().unwrap()) {
+            assert!(readme.contains(&format!("| `{name}` |")), "{name}: {readme}");
+        }
+    }
+    let shapes = "--maxShapes=input_ids:64x1,past_length:64,past_key_values.0.recurrent_state:64x2x48x192,";
+    assert!(readme.contains(shapes), "{readme}");
+
+    let mut both = export(&trained("denseretnet-tiny"), &folder.path().join("other"));
+    let line = error(both.args(["--target", "tensorrt", "--lowering", "function"]));
+    assert!(line.contains("expected lowering inline for the target tensorrt, got function"), "{line}");
+    assert_eq!(names(folder.path()), ["bundle"]);
+}
+
+#[test]
 fn export_replaces_a_bundle_only_when_told_to_and_never_anything_else() {
     let (folder, out) = bundle(&golden("denseretnet-m0"));
     let line = error(&mut export(&golden("denseretnet-m0"), &out));

@@ -46,6 +46,8 @@ enum RunPolicy {
     OnTheDevice,
     /// Nowhere; the runtime's error contains this reason.
     Nowhere(&'static str),
+    /// Nowhere; where the device is usable, the runtime's error contains this reason.
+    RefusedOnTheDevice(&'static str),
 }
 
 /// A row.
@@ -64,7 +66,7 @@ const fn row(runtime: runtime::Choice, device: Device, lowering: Lowering, polic
 
 const TABLE: [Row; 12] = {
     use Lowering::{Function, Inline};
-    use RunPolicy::{Everywhere, Nowhere, OnTheDevice};
+    use RunPolicy::{Everywhere, Nowhere, OnTheDevice, RefusedOnTheDevice};
     use runtime::Choice::{Ort, Tract};
     const CPU: Device = Device::CPU;
     const CUDA: Device = Device::CUDA;
@@ -75,7 +77,7 @@ const TABLE: [Row; 12] = {
         row(Ort, CPU, Inline, Everywhere),
         row(Ort, CUDA, Function, OnTheDevice),
         row(Ort, CUDA, Inline, OnTheDevice),
-        row(Ort, TENSORRT, Function, OnTheDevice),
+        row(Ort, TENSORRT, Function, RefusedOnTheDevice("expected lowering inline for TensorRT")),
         row(Ort, TENSORRT, Inline, OnTheDevice),
         row(Tract, CPU, Function, Everywhere),
         row(Tract, CPU, Inline, Everywhere),
@@ -97,10 +99,13 @@ impl Row {
         match self.policy {
             RunPolicy::Everywhere => None,
             RunPolicy::Nowhere(reason) => Some(reason.to_owned()),
-            RunPolicy::OnTheDevice => {
-                runtime::availability(self.runtime, self.device).err().map(|unusable| unusable.to_string())
-            }
+            RunPolicy::OnTheDevice => self.unusable(),
+            RunPolicy::RefusedOnTheDevice(reason) => Some(self.unusable().unwrap_or_else(|| reason.to_owned())),
         }
+    }
+
+    fn unusable(&self) -> Option<String> {
+        runtime::availability(self.runtime, self.device).err().map(|unusable| unusable.to_string())
     }
 
     /// Its name in messages.

@@ -34,6 +34,12 @@ pub enum Error {
         /// What it is instead.
         problem: String,
     },
+    /// The options of an export contradict each other.
+    #[error("options: {problem}")]
+    Options {
+        /// Which, and what to do.
+        problem: String,
+    },
     /// The two graphs of a bundle want the same weight in two ways.
     #[error("weight `{name}`: the graphs of the bundle disagree on how it is stored")]
     Disagreement {

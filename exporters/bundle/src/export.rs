@@ -1,6 +1,6 @@
 //! `export`: from a checkpoint's folder to a bundle's.
 
-use crate::{Error, folder::Folder, plan::WeightLayout, weights};
+use crate::{Error, Target, folder::Folder, plan::WeightLayout, target::README_FILE, weights};
 use densessm_checkpoint::Checkpoint;
 use densessm_graph::Model;
 use densessm_models::GraphOptions;
@@ -39,6 +39,8 @@ pub struct ExportOptions {
     pub logits: LogitsMode,
     /// Version of ONNX's operator set.
     pub opset: i64,
+    /// The runtime outside this project that the bundle is meant for, if any.
+    pub target: Option<Target>,
     /// Whether an existing bundle is replaced.
     pub force: bool,
 }
@@ -51,6 +53,7 @@ impl Default for ExportOptions {
             lowering: Lowering::Function,
             logits: LogitsMode::Last,
             opset: 18,
+            target: None,
             force: false,
         }
     }
@@ -79,6 +82,24 @@ impl ExportOptions {
     #[must_use]
     pub fn with_opset(self, opset: i64) -> Self {
         Self { opset, ..self }
+    }
+
+    /// The same options for a runtime outside this project, with the lowering that it needs.
+    #[must_use]
+    pub fn with_target(self, target: Target) -> Self {
+        Self { target: Some(target), lowering: target.lowering(), ..self }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.target {
+            Some(target) if self.lowering != target.lowering() => {
+                let (needed, got) = (target.lowering(), self.lowering);
+                let problem =
+                    format!("expected lowering {needed} for the target {target}, got {got}; leave one of them out");
+                Err(Error::Options { problem })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The same options, replacing an existing bundle or not.
@@ -113,7 +134,7 @@ pub struct Exported {
 /// `progress` is called after each piece of weights; if it breaks, the export ends with [`Error::Stopped`].
 ///
 /// # Errors
-/// When the checkpoint is not sound, the target exists already, or a file cannot be read or written. Nothing is left
+/// When the options contradict each other, the checkpoint is not sound, the target exists already, or a file cannot be read or written. Nothing is left
 /// behind then.
 ///
 /// # Examples
@@ -138,6 +159,7 @@ pub fn export(
     options: &ExportOptions,
     progress: impl FnMut(ExportProgress) -> ControlFlow<()>,
 ) -> Result<Exported, Error> {
+    options.check()?;
     let architecture = checkpoint.architecture();
     let graph_options =
         GraphOptions::default().with_opset(options.opset).with_lowering(options.lowering).with_logits(options.logits);
@@ -165,7 +187,10 @@ pub fn export(
             files.push(write_file(folder.path(), name, &bytes)?);
         }
     }
-    let manifest = manifest(architecture, options, &models, files);
+    let mut manifest = manifest(architecture, options, &models, files);
+    if let Some(target) = options.target {
+        manifest.files.push(write_file(folder.path(), README_FILE, target.readme(&manifest).as_bytes())?);
+    }
     let json = serde_json::to_vec_pretty(&manifest)
         .map_err(|error| Error::Io { path: MANIFEST_FILE.into(), error: error.into() })?;
     write_file(folder.path(), MANIFEST_FILE, &json)?;

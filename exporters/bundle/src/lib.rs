@@ -12,9 +12,12 @@ mod init;
 mod plan;
 mod presets;
 mod random;
+mod target;
+mod tensorrt;
 mod weights;
 
 pub use error::Error;
 pub use export::{ExportOptions, ExportProgress, Exported, export};
 pub use init::{Initialized, init};
 pub use presets::{Preset, UnknownPreset};
+pub use target::Target;

@@ -6,8 +6,6 @@ use std::f64::consts::TAU;
 
 /// Angles are counted in units of 2^-40 full turns, exactly, so that late positions are as precise as early ones.
 const TURN_BITS: u32 = 40;
-/// Beyond this exponent `γ^(t+1)` is negligible beside 1; the limit keeps the hyperbolic sine in range.
-const LONGEST_DECAY: f32 = 60.0;
 /// From this head on, `s_t` is `t + 1` to the last digit of fp32 at every position below 2^40. Later heads use its decay,
 /// so that neither side of the quotient leaves fp32's range, where it would be 0/0.
 const LAST_DISTINCT_HEAD: usize = 64;
@@ -47,11 +45,12 @@ fn angle<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
 
 /// `1/sqrt(s_t)`, `s_t = (1 - γ_h^(t+1)) / (1 - γ_h)`: `[B, T, 1] -> [B, T, H]`.
 ///
-/// With `x = -(t+1) ln γ_h`, `1 - γ_h^(t+1) = 2 sinh(x/2) e^(-x/2)`, which loses no digits where γ is close to 1.
+/// With `x = -(t+1) ln γ_h` and `h = tanh(x/2)`, `1 - γ_h^(t+1) = 2h / (1 + h)`, which loses no digits where γ is close
+/// to 1.
 fn scale<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
     let heads = || (0..m.num_attention_heads).map(|head| head.min(LAST_DISTINCT_HEAD));
     let halves: Vec<f32> = heads().map(|head| (-0.5 * DenseRetNet::log_decay(head)) as f32).collect();
     let halved_gaps: Vec<f32> = heads().map(|head| (0.5 * DenseRetNet::decay_gap(head)) as f32).collect();
-    let half = ((position + 1).cast(DType::F32) * p.floats("half_log_decay", &halves)).min(LONGEST_DECAY);
-    (p.floats("half_gap", &halved_gaps) / (half.sinh() * (-half).exp())).sqrt()
+    let h = ((position + 1).cast(DType::F32) * p.floats("half_log_decay", &halves)).tanh();
+    (p.floats("half_gap", &halved_gaps) * (h + 1.0) / h).sqrt()
 }

@@ -24,7 +24,8 @@ pub struct Compiled {
     pub cache: CacheStatus,
 }
 
-/// Reports progress of a compilation: the units that are done, the number of all units, and the name of the unit just done.
+/// Reports progress of a compilation: the units that are compiled, the number of those to compile, and the name of the
+/// unit just compiled. Units that the cache holds do not count.
 pub type CompileProgress<'p> = dyn FnMut(usize, usize, &str) + Send + 'p;
 
 /// Compiles kernels for a GPU and keeps them on disk.
@@ -45,17 +46,27 @@ impl Compiler {
     /// # Errors
     /// When the source does not compile for this architecture.
     pub fn compile(&self, unit: &Unit, architecture: Architecture) -> Result<Compiled, Error> {
-        let name = self.entry_name(unit, architecture);
-        if let Some(Entry { log, image }) = self.cache.load(&name) {
-            return Ok(Compiled { image, resources: KernelResources::from_log(&log), cache: CacheStatus::Hit });
+        match self.cached(unit, architecture) {
+            Some(compiled) => Ok(compiled),
+            None => self.compile_anew(unit, architecture),
         }
+    }
+
+    fn cached(&self, unit: &Unit, architecture: Architecture) -> Option<Compiled> {
+        let Entry { log, image } = self.cache.load(&self.entry_name(unit, architecture))?;
+        Some(Compiled { image, resources: KernelResources::from_log(&log), cache: CacheStatus::Hit })
+    }
+
+    fn compile_anew(&self, unit: &Unit, architecture: Architecture) -> Result<Compiled, Error> {
+        let name = self.entry_name(unit, architecture);
         let (image, log) = self.nvrtc.compile(unit, architecture)?;
         let entry = Entry { log, image };
         let cache = self.cache.store(&name, &entry);
         Ok(Compiled { resources: KernelResources::from_log(&entry.log), image: entry.image, cache })
     }
 
-    /// Compiles several units on as many threads as there are processors, and reports each that is done.
+    /// Compiles several units on as many threads as there are processors, and reports each that is compiled. Those that
+    /// the cache holds come from there.
     ///
     /// # Errors
     /// The first unit's that does not compile.
@@ -65,21 +76,22 @@ impl Compiler {
         architecture: Architecture,
         progress: &mut CompileProgress<'_>,
     ) -> Result<Vec<Compiled>, Error> {
+        let results: Vec<_> = units.iter().map(|unit| self.cached(unit, architecture).map(Ok)).collect();
+        let missing: Vec<usize> = (0..units.len()).filter(|&index| results[index].is_none()).collect();
         let next = AtomicUsize::new(0);
-        let done = Mutex::new((vec![None; units.len()], 0, progress));
+        let done = Mutex::new((results, 0, progress));
         let work = || {
             loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(unit) = units.get(index) else { return };
-                let compiled = self.compile(unit, architecture);
+                let Some(&index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                let compiled = self.compile_anew(&units[index], architecture);
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 let (results, count, progress) = &mut *done;
                 *count += 1;
-                progress(*count, units.len(), unit.name());
+                progress(*count, missing.len(), units[index].name());
                 results[index] = Some(compiled);
             }
         };
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(units.len());
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(missing.len());
         thread::scope(|scope| {
             for _ in 1..threads {
                 scope.spawn(work);

@@ -84,7 +84,7 @@ impl Context {
     /// Retains the primary context of the GPU with this number.
     ///
     /// # Errors
-    /// When there is no such GPU, its compute capability is below 8.0, or the context cannot be made.
+    /// When there is no such GPU, or the context cannot be made.
     pub fn primary(driver: &Arc<Driver>, ordinal: usize) -> Result<Arc<Self>, Error> {
         let missing = Error::NoDevice { ordinal, count: driver.devices() };
         let number = c_int::try_from(ordinal).ok().filter(|_| ordinal < driver.devices()).ok_or(missing)?;
@@ -93,10 +93,6 @@ impl Context {
         // SAFETY: the function writes one integer.
         driver.check("cuDeviceGet", unsafe { (functions.cuDeviceGet)(&raw mut device, number) })?;
         let info = describe(driver, device)?;
-        let Architecture { major, minor } = info.architecture;
-        if major < 8 {
-            return Err(Error::UnsupportedDevice { device: info.name, major, minor });
-        }
         let mut handle = std::ptr::null_mut();
         // SAFETY: the device is valid; the function writes one pointer.
         let status = unsafe { (functions.cuDevicePrimaryCtxRetain)(&raw mut handle, device) };

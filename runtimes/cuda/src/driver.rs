@@ -74,6 +74,8 @@ functions! {
     cuMemGetInfo_v2(*mut usize, *mut usize);
     cuMemAlloc_v2(*mut Address, usize);
     cuMemFree_v2(Address);
+    cuMemAllocHost_v2(*mut *mut c_void, usize);
+    cuMemFreeHost(*mut c_void);
     cuMemcpyHtoDAsync_v2(Address, *const c_void, usize, Handle);
     cuMemcpyDtoHAsync_v2(*mut c_void, Address, usize, Handle);
     cuMemcpyDtoDAsync_v2(Address, Address, usize, Handle);
@@ -88,6 +90,7 @@ functions! {
     cuStreamCreate(*mut Handle, c_uint);
     cuStreamDestroy_v2(Handle);
     cuStreamSynchronize(Handle);
+    cuStreamIsCapturing(Handle, *mut c_uint);
     cuEventCreate(*mut Handle, c_uint);
     cuEventDestroy_v2(Handle);
     cuEventRecord(Handle, Handle);
@@ -115,6 +118,12 @@ impl fmt::Debug for Driver {
 }
 
 impl Driver {
+    /// Whether the driver's library is there and loads. Nothing is initialized: a process that forks afterwards can still
+    /// use CUDA.
+    pub fn is_installed() -> bool {
+        Loaded::open(Path::new(LIBRARY), PACKAGE).is_ok()
+    }
+
     /// Loads the driver that the system's loader finds.
     ///
     /// # Errors

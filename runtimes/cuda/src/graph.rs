@@ -26,7 +26,7 @@ impl Graph {
     ///
     /// # Errors
     /// Those of `submit`, and when it does what cannot be captured.
-    pub fn capture(stream: &Stream, submit: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
+    pub fn capture<E: From<Error>>(stream: &Stream, submit: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
         let context = stream.context();
         // SAFETY: the stream lives as long as the value.
         context.call("cuStreamBeginCapture", |f| unsafe { (f.cuStreamBeginCapture_v2)(stream.raw(), THREAD_LOCAL) })?;

@@ -1,23 +1,25 @@
-//! The CUDA side of densessm: bindings of the driver and of NVRTC, and the compiled kernels of the `ai.densessm` operators.
+//! The CUDA side of densessm: bindings of the driver and of NVRTC, and a cache of compiled kernels.
 //!
 //! Neither a CUDA toolkit nor a CUDA header is needed to build or to run this crate. The driver (`libcuda.so.1`) and
-//! NVRTC (`libnvrtc.so`, from the Python package `nvidia-cuda-nvrtc`) are loaded when they are first used. The kernels'
-//! sources are embedded; [`Compiler`] compiles them for the GPU at hand and keeps the results in a [`Cache`] on disk.
+//! NVRTC (`libnvrtc.so`, from the Python package `nvidia-cuda-nvrtc`) are loaded when they are first used. A
+//! [`Compiler`] compiles sources for the GPU at hand and keeps the results in a [`Cache`] on disk. The kernels
+//! themselves are in `densessm-kernels`.
 //!
 //! All unsafe code lies in the modules that call a foreign function: `driver`, `nvrtc` and those that own a driver's
 //! handle.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), densessm_cuda::Error> {
-//! use densessm_cuda::{Cache, Compiler, Context, Driver, Nvrtc, units};
+//! use densessm_cuda::{Cache, Compiler, Context, Driver, Nvrtc, Unit};
 //!
 //! let driver = Driver::open()?;
 //! let context = Context::primary(&driver, 0)?;
 //! let compiler = Compiler::new(Nvrtc::open()?, Cache::from_environment());
-//! let unit = units::causal_conv(densessm_cuda::Activation::F16, 4);
+//! let source = "extern \"C\" __global__ void scale(float *x) { x[threadIdx.x] *= FACTOR; }";
+//! let unit = Unit::new("scale", source, &[], vec!["-DFACTOR=2".to_owned()]);
 //! let compiled = compiler.compile(&unit, context.info().architecture)?;
 //! let module = context.load(&compiled.image)?;
-//! let function = module.function("causal_conv")?;
+//! let function = module.function("scale")?;
 //! # let _ = function;
 //! # Ok(())
 //! # }
@@ -35,7 +37,7 @@ mod memory;
 mod nvrtc;
 mod resources;
 mod stream;
-pub mod units;
+mod unit;
 
 pub use cache::{Cache, CacheStatus};
 pub use compiler::{CompileProgress, Compiled, Compiler};
@@ -44,8 +46,8 @@ pub use driver::Driver;
 pub use error::Error;
 pub use graph::{Graph, GraphExecutable};
 pub use launch::{Arguments, Function, LaunchShape, Module};
-pub use memory::{Buffer, Plain};
+pub use memory::{Buffer, PinnedBuffer, Plain};
 pub use nvrtc::Nvrtc;
 pub use resources::KernelResources;
 pub use stream::{Event, Stream};
-pub use units::{Activation, Unit};
+pub use unit::{Headers, Unit};

@@ -2,9 +2,16 @@
 
 use crate::{
     Context, Error, Stream,
-    driver::{Address, OUT_OF_MEMORY},
+    driver::{Address, Functions, OUT_OF_MEMORY},
 };
-use std::{fmt, marker::PhantomData, sync::Arc};
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+    slice,
+    sync::Arc,
+};
 
 /// A type of plain numbers, which may be copied to the GPU and back byte by byte.
 ///
@@ -147,6 +154,69 @@ impl<T: Plain> Buffer<T> {
                 Err(Error::argument(argument, problem))
             }
         }
+    }
+}
+
+/// Numbers in host memory that the GPU copies without the processor's help.
+pub struct PinnedBuffer<T> {
+    context: Arc<Context>,
+    pointer: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: the memory is owned by the value and may be used from any thread.
+unsafe impl<T: Plain> Send for PinnedBuffer<T> {}
+// SAFETY: it is written through exclusive references only.
+unsafe impl<T: Plain> Sync for PinnedBuffer<T> {}
+
+impl<T> fmt::Debug for PinnedBuffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedBuffer").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain> PinnedBuffer<T> {
+    /// Allocates numbers and sets all their bytes to zero.
+    ///
+    /// # Errors
+    /// When the driver reports one, for lack of memory mostly.
+    pub fn new(context: &Arc<Context>, len: usize) -> Result<Self, Error> {
+        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
+            Error::argument("len", format!("expected a size in bytes below 2^64, got {len} elements"))
+        })?;
+        let mut pointer = std::ptr::null_mut();
+        // SAFETY: the function writes one pointer.
+        let allocate = |f: &Functions| unsafe { (f.cuMemAllocHost_v2)(&raw mut pointer, bytes.max(1)) };
+        context.call("cuMemAllocHost", allocate)?;
+        let pointer = NonNull::new(pointer.cast::<T>())
+            .ok_or_else(|| Error::argument("len", format!("expected memory for {len} elements, got none")))?;
+        // SAFETY: the allocation has this many bytes and is aligned to a page.
+        unsafe { pointer.as_ptr().cast::<u8>().write_bytes(0, bytes) };
+        Ok(Self { context: Arc::clone(context), pointer, len })
+    }
+}
+
+impl<T: Plain> Deref for PinnedBuffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the allocation holds `len` numbers, which were initialized when it was made.
+        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for PinnedBuffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and the value is borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for PinnedBuffer<T> {
+    fn drop(&mut self) {
+        let pointer = self.pointer.as_ptr().cast();
+        // SAFETY: the memory was allocated by `new` and is freed once. An error cannot be reported here.
+        let _ = self.context.call("cuMemFreeHost", |f| unsafe { (f.cuMemFreeHost)(pointer) });
     }
 }
 

@@ -1,6 +1,9 @@
 //! Streams, in which work is ordered, and events, which mark points of them.
 
-use crate::{Context, Error, driver::Handle};
+use crate::{
+    Context, Error, Plain,
+    driver::{Functions, Handle},
+};
 use std::{ffi::c_void, fmt, sync::Arc};
 
 /// `CU_STREAM_NON_BLOCKING`: no implicit order with the default stream.
@@ -57,6 +60,79 @@ impl Stream {
     pub fn synchronize(&self) -> Result<(), Error> {
         // SAFETY: the stream lives as long as the value.
         self.context.call("cuStreamSynchronize", |f| unsafe { (f.cuStreamSynchronize)(self.handle) })
+    }
+
+    /// Whether what is submitted now is captured into a graph instead of run.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub fn is_capturing(&self) -> Result<bool, Error> {
+        let mut status = 0;
+        // SAFETY: the stream lives as long as the value; the function writes one integer.
+        let ask = |f: &Functions| unsafe { (f.cuStreamIsCapturing)(self.handle, &raw mut status) };
+        self.context.call("cuStreamIsCapturing", ask)?;
+        Ok(status != 0)
+    }
+
+    /// Returns the stream as a `CUstream`, which is a `cudaStream_t`, for libraries that submit work to it. It is valid
+    /// while the value lives.
+    pub fn handle(&self) -> *mut c_void {
+        self.handle
+    }
+
+    /// Submits a copy within the GPU's memory.
+    ///
+    /// # Safety
+    /// There are `bytes` bytes at both addresses, which do not overlap and stay allocated until the copy is complete.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
+        // SAFETY: the caller's obligation.
+        self.context.call("cuMemcpyDtoDAsync", |f| unsafe { (f.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.handle) })
+    }
+
+    /// Submits the writing of zero bytes.
+    ///
+    /// # Safety
+    /// There are `bytes` bytes at the address, which stay allocated until the stream has written them.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub unsafe fn zero(&self, to: u64, bytes: usize) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's obligation.
+        self.context.call("cuMemsetD8Async", |f| unsafe { (f.cuMemsetD8Async)(to, 0, bytes, self.handle) })
+    }
+
+    /// Submits a copy from the host.
+    ///
+    /// # Safety
+    /// There is memory for the values at the address; it and the values stay allocated and unchanged until the copy is
+    /// complete.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub unsafe fn upload<T: Plain>(&self, to: u64, values: &[T]) -> Result<(), Error> {
+        let (from, bytes) = (values.as_ptr().cast(), size_of_val(values));
+        // SAFETY: the caller's obligation.
+        self.context.call("cuMemcpyHtoDAsync", |f| unsafe { (f.cuMemcpyHtoDAsync_v2)(to, from, bytes, self.handle) })
+    }
+
+    /// Submits a copy to the host.
+    ///
+    /// # Safety
+    /// There are as many values at the address; they and the slice stay allocated, and the slice is not used, until the
+    /// copy is complete.
+    ///
+    /// # Errors
+    /// When the driver reports one.
+    pub unsafe fn download<T: Plain>(&self, from: u64, values: &mut [T]) -> Result<(), Error> {
+        let (to, bytes) = (values.as_mut_ptr().cast(), size_of_val(values));
+        // SAFETY: the caller's obligation; every bit pattern is a value of `T`.
+        self.context.call("cuMemcpyDtoHAsync", |f| unsafe { (f.cuMemcpyDtoHAsync_v2)(to, from, bytes, self.handle) })
     }
 
     pub(crate) fn raw(&self) -> Handle {

@@ -9,9 +9,9 @@ constexpr int WIDE = 4;
 
 struct Conv {
     const act *u;        // [batch, time, channels]
-    const act *weight;   // [taps, channels]
+    const float *weight; // [taps, channels]
     const float *state;  // [batch, channels, taps - 1]
-    const act *bias;     // [channels] or null
+    const float *bias;   // [channels] or null
     const int *lengths;  // [batch] or null
     act *y;              // [batch, time, channels]
     float *present;      // [batch, channels, taps - 1]
@@ -19,7 +19,8 @@ struct Conv {
 };
 
 // WIDE numbers of a row of `channels`, as far as they are there.
-__device__ __forceinline__ void load_some(float *to, const act *row, int channel, int channels, bool whole) {
+template <class Number>
+__device__ __forceinline__ void load_some(float *to, const Number *row, int channel, int channels, bool whole) {
     if (whole) {
         load4(to, row + channel);
         return;
@@ -34,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(128) causal_conv(const __grid_const
     int channel = (blockIdx.x * blockDim.x + threadIdx.x) * WIDE;
     if (channel >= channels) return;
     bool whole = channels % WIDE == 0;
-    int length = p.lengths ? p.lengths[row] : time;
+    int length = valid_tokens(p.lengths, row, time);
     int first = blockIdx.y * (int)p.span, last = min(first + (int)p.span, time);
     const act *u = p.u + (size_t)row * time * channels;
     const float *state = p.state + (size_t)row * channels * BACK;

@@ -62,12 +62,26 @@ __device__ __forceinline__ void load4(float *to, const act *from) {
     to[2] = to_float(act{(u16)v.y}), to[3] = to_float(act{(u16)(v.y >> 16)});
 #endif
 }
+#if ACTIVATION != 32
+// Operands that are fp32 whatever the activations are, in code that is written for both.
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ void load4(float *to, const float *from) {
+    float4 v = *reinterpret_cast<const float4 *>(from);
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+#endif
 __device__ __forceinline__ void store4(act *to, const float *from) {
 #if ACTIVATION == 32
     *reinterpret_cast<float4 *>(to) = make_float4(from[0], from[1], from[2], from[3]);
 #else
     *reinterpret_cast<uint2 *>(to) = make_uint2(pack(from[0], from[1]), pack(from[2], from[3]));
 #endif
+}
+
+// The valid tokens of a row of `time` tokens: all if there are no lengths. Lengths lie on the device, where nothing
+// checks them: those out of range are limited to it.
+__device__ __forceinline__ int valid_tokens(const int *lengths, int row, int time) {
+    return lengths ? max(0, min(lengths[row], time)) : time;
 }
 
 // ---- Functions of numbers. ----

@@ -20,7 +20,7 @@ struct Retention {
 };
 
 __device__ __forceinline__ int length_of(const Retention &p, int row) {
-    return p.lengths ? min(p.lengths[row], (int)p.time) : (int)p.time;
+    return valid_tokens(p.lengths, row, (int)p.time);
 }
 
 // y <- RMSNorm(y) gate for each head of each token, in place; zeros past a row's end. The grid is [time, batch * heads].

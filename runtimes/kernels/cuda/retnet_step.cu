@@ -75,6 +75,7 @@ static_assert(OWNERS % HEADS == 0 && HEADS >= 2 && HEADS <= 32, "heads");
 static_assert(QUERY_KEYS % (2 * OWNERS) == 0 && QUERIES <= 16 && HIDDEN % 256 == 0 && INNER == 2 * HIDDEN, "sizes");
 static_assert(COLUMNS % 4 == 0 && COLUMNS <= 64 && OUT % 2 == 0 && OUT <= 32 && OUT <= LARGEST && 2 * QUERIES <= LARGEST, "sizes");
 static_assert(!GATED || (MIDDLES % 8 == 0 && KEY_GATE % 8 == 0 && VALUE_GATE % 8 == 0), "sizes of the gates");
+static_assert(LARGEST % 4 == 0 && WIDE % 16 == 0 && WIDER % 16 == 0, "alignment");
 static_assert(BATCH >= 1 && BATCH <= WARPS && OUT_PIECE * WIDER <= SLOT, "rows");
 
 struct Layer {
@@ -103,16 +104,18 @@ struct Model {
     Layer layers[LAYERS];
 };
 
+// What is copied, or read or written 16 bytes at a time, is aligned so; the sizes of rows keep it.
 struct __align__(128) Rest {
-    char rows[BATCH * WIDER];                       // normed x; q and k; o g
-    float norm[HIDDEN];                             // these three are copied together
-    char key_gate[GATED ? QUERIES * KEY_STRIDE : 16];
-    char value_gate[GATED ? COLUMNS * VALUE_STRIDE : 16];
-    float parts[2][WARPS][BATCH][LARGEST];
+    __align__(16) char rows[BATCH * WIDER];         // normed x; q and k; o g
+    __align__(16) float norm[HIDDEN];               // these three are copied together
+    __align__(16) char key_gate[GATED ? QUERIES * KEY_STRIDE : 16];
+    __align__(16) char value_gate[GATED ? COLUMNS * VALUE_STRIDE : 16];
+    __align__(16) float parts[2][WARPS][BATCH][LARGEST];
+    __align__(16) act key_middle[BATCH][KEY_GATE + 32];
+    __align__(16) act value_middle[BATCH][VALUE_GATE + 32];
+    __align__(16) float v[BATCH][COLUMNS];          // v, then o g
     float squares[BATCH * X_WARPS];
-    act key_middle[BATCH][KEY_GATE + 32], value_middle[BATCH][VALUE_GATE + 32];
     float gates[BATCH][QUERIES + COLUMNS];
-    float v[BATCH][COLUMNS];                        // v, then o g
     float factor[BATCH], factors[BATCH][HEADS];     // of k v, of o
     u64 small_full, small_free;
 };

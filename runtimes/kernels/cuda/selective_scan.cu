@@ -31,7 +31,7 @@ struct Recurrence {
 
 struct Scan {
     Recurrence of[1 + NEIGHBOURS];  // the layer's own first
-    const act *projections[NEIGHBOURS ? NEIGHBOURS : 1];  // [states, states], or null for identities
+    const float *projections[NEIGHBOURS ? NEIGHBOURS : 1];  // [states, states], or null for identities
     const act *c;                   // [batch, time, states]
     const float *skip;              // [channels]
     const act *z;                   // [batch, time, channels]
@@ -117,7 +117,7 @@ struct Range {
 
     __device__ __forceinline__ Range(const Scan &p) {
         row = blockIdx.y / (int)p.segments, segment = blockIdx.y % (int)p.segments;
-        length = p.lengths ? min(p.lengths[row], (int)p.time) : (int)p.time;
+        length = valid_tokens(p.lengths, row, (int)p.time);
         first = segment * (int)p.segment_tokens;
         last = min(first + (int)p.segment_tokens, length);
     }
@@ -256,7 +256,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) selective_scan(const __gri
                 int n = i % STATES, token = i / STATES % tokens, r = i / STATES / tokens;
                 float sum = 0.0f;
                 for (int k = 0; k < STATES; k++)
-                    sum = fmaf(gated[token][k], to_float(p.projections[r][k * STATES + n]), sum);
+                    sum = fmaf(gated[token][k], p.projections[r][k * STATES + n], sum);
                 readout[r][token][n] = sum;
             }
             __syncthreads();

@@ -20,7 +20,7 @@ struct Step {
     const act *channel_gate;       // [batch, channels] or null
     const act *state_gate;         // [batch, states] or null
     const float *neighbours[NEIGHBOURS ? NEIGHBOURS : 1];  // [batch, channels, states]
-    const act *projections[NEIGHBOURS ? NEIGHBOURS : 1];   // [states, states], or null for identities
+    const float *projections[NEIGHBOURS ? NEIGHBOURS : 1];   // [states, states], or null for identities
     act *y;                        // [batch, channels]
     float *present;                // [batch, channels, states]
     u64 channels;
@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) selective_step(const __gri
         float sum = gated[n];
         if (projected) {
             sum = 0.0f;
-            for (int k = 0; k < STATES; k++) sum = fmaf(gated[k], to_float(p.projections[r][k * STATES + n]), sum);
+            for (int k = 0; k < STATES; k++) sum = fmaf(gated[k], p.projections[r][k * STATES + n], sum);
         }
         readout[r][n] = sum;
     }

@@ -4,7 +4,10 @@ use crate::{
     Described, Error, Operand, Shape, Signature,
     signature::{OperandCheck, Sizes},
 };
-use densessm_proto::operators::{Arity, OperandSchema};
+use densessm_proto::{
+    DType,
+    operators::{Arity, OperandSchema},
+};
 
 /// The largest number of groups of a schema.
 const MAX_GROUPS: usize = 2;
@@ -149,6 +152,18 @@ impl<'c, O: Described + Copy> BoundCall<'c, O> {
     #[inline]
     pub fn operand(&self, position: usize) -> Option<O> {
         self.operands.get(position).copied()
+    }
+
+    /// All operands, in order.
+    #[inline]
+    pub fn operands(&self) -> &'c [O] {
+        self.operands
+    }
+
+    /// The element type of the activations.
+    #[inline]
+    pub fn activation_dtype(&self) -> DType {
+        self.signature.activation
     }
 
     /// How often a group is repeated.

@@ -14,3 +14,9 @@ impl Error {
         Self { operand: operand.into(), problem: problem.into() }
     }
 }
+
+impl From<densessm_cuda::Error> for Error {
+    fn from(error: densessm_cuda::Error) -> Self {
+        Self::new("CUDA", error.to_string())
+    }
+}

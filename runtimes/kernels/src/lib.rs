@@ -1,4 +1,4 @@
-//! The kernels of the `ai.densessm` operators: pure Rust, runtime-independent.
+//! The kernels of the `ai.densessm` operators for CPUs ([`cpu`]) and for NVIDIA GPUs ([`cuda`]), runtime-independent.
 //!
 //! What an operator takes and gives is its [`Schema`](densessm_proto::operators::Schema). A [`KernelRegistration`] pairs
 //! a schema with a function that makes a kernel; a call's operands are checked against the schema

@@ -1,5 +1,6 @@
-//! The operands, results and threads of a call, as ONNX Runtime provides them.
+//! The operands, results and threads of a call on the CPU, as ONNX Runtime provides them.
 
+use crate::tensor::{self, Tensor, checked};
 use densessm_kernels::{Error as KernelError, Operand, Pool, Shape};
 use ort::{AsPointer, Error, Result, operator::ComputeContext, sys};
 use std::{
@@ -15,9 +16,6 @@ use std::{
     thread,
 };
 
-/// The largest number of axes of an operand.
-const MAX_AXES: usize = 4;
-
 /// A call of a kernel. Its operands and results live as long as it does.
 pub(crate) struct Context<'c> {
     pointer: *mut sys::OrtKernelContext,
@@ -27,15 +25,6 @@ pub(crate) struct Context<'c> {
 // SAFETY: any thread may read ONNX Runtime's context and use its threads; results are written elsewhere.
 unsafe impl Sync for Context<'_> {}
 
-/// Converts a status of ONNX Runtime into a result.
-///
-/// # Safety
-/// ONNX Runtime has just returned the status, and nothing else releases it.
-unsafe fn checked(status: sys::OrtStatusPtr) -> Result<()> {
-    // SAFETY: the caller guarantees it.
-    unsafe { Error::result_from_status(status) }
-}
-
 impl<'c> Context<'c> {
     pub(crate) fn new(context: &'c ComputeContext) -> Self {
         Self { pointer: context.ptr().cast_mut(), of: PhantomData }
@@ -43,24 +32,16 @@ impl<'c> Context<'c> {
 
     /// The number of operands.
     pub(crate) fn inputs(&self) -> Result<usize> {
-        let mut count = 0;
-        // SAFETY: the context is alive; a number is written.
-        unsafe { checked((ort::api().KernelContext_GetInputCount)(self.pointer, &mut count))? };
-        Ok(count)
+        // SAFETY: the context is alive.
+        unsafe { tensor::inputs(self.pointer) }
     }
 
     /// An operand, read in place.
     pub(crate) fn input(&self, index: usize) -> Result<Operand<'c>> {
-        let mut value = ptr::null();
-        // SAFETY: the context is alive; a pointer is written.
-        unsafe { checked((ort::api().KernelContext_GetInput)(self.pointer, index, &mut value))? };
-        if value.is_null() {
+        // SAFETY: the context is alive.
+        let Some(Tensor { element, shape, data }) = (unsafe { tensor::input(self.pointer, index) })? else {
             return Ok(Operand::Absent);
-        }
-        let (element, shape) = describe(value)?;
-        let mut data = ptr::null_mut();
-        // SAFETY: the value is alive as long as the context; a pointer is written.
-        unsafe { checked((ort::api().GetTensorMutableData)(value.cast_mut(), &mut data))? };
+        };
         let size = shape.elements();
         use sys::ONNXTensorElementDataType as Type;
         match element {
@@ -74,18 +55,8 @@ impl<'c> Context<'c> {
 
     /// The buffer of a result of fp32.
     pub(crate) fn output(&self, index: usize, shape: Shape, operands: &[Operand<'_>]) -> Result<&'c mut [f32]> {
-        let mut sizes = [0_i64; MAX_AXES];
-        let rank = shape.sizes().len();
-        for (to, size) in sizes.iter_mut().zip(shape.sizes()) {
-            *to = *size as i64;
-        }
-        let (mut value, mut data) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the context is alive, and the array holds `rank` sizes; pointers are written.
-        unsafe {
-            let api = ort::api();
-            checked((api.KernelContext_GetOutput)(self.pointer, index, sizes.as_ptr(), rank, &mut value))?;
-            checked((api.GetTensorMutableData)(value, &mut data))?;
-        }
+        // SAFETY: the context is alive.
+        let data = unsafe { tensor::output(self.pointer, index, shape) }?;
         let start = data.addr();
         let end = start + shape.elements() * size_of::<f32>();
         // A caller that binds its own memory may bind the same memory twice, but a kernel reads operands after it has
@@ -124,27 +95,6 @@ unsafe fn elements<'a, T>(data: *mut c_void, size: usize) -> &'a [T] {
     }
     // SAFETY: the caller guarantees it.
     unsafe { slice::from_raw_parts(data.cast(), size) }
-}
-
-/// Element type and shape of a tensor.
-fn describe(value: *const sys::OrtValue) -> Result<(sys::ONNXTensorElementDataType, Shape)> {
-    let api = ort::api();
-    let mut info = ptr::null_mut();
-    let mut element = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-    let (mut rank, mut sizes) = (0, [0_i64; MAX_AXES]);
-    // SAFETY: the value is alive; the info is created and released here, and no more sizes are written than fit.
-    let described = unsafe {
-        checked((api.GetTensorTypeAndShape)(value, &mut info))?;
-        let described = checked((api.GetTensorElementType)(info, &mut element))
-            .and_then(|()| checked((api.GetDimensionsCount)(info, &mut rank)))
-            .and_then(|()| checked((api.GetDimensions)(info, sizes.as_mut_ptr(), rank.min(MAX_AXES))));
-        (api.ReleaseTensorTypeAndShapeInfo)(info);
-        described
-    };
-    described?;
-    let sizes = sizes.map(|size| usize::try_from(size).unwrap_or(0));
-    let shape = sizes.get(..rank).and_then(Shape::new);
-    Ok((element, shape.ok_or_else(|| Error::new(format!("expected at most {MAX_AXES} axes, got {rank}")))?))
 }
 
 /// A task for ONNX Runtime's threads, and whether any run of it has panicked.

@@ -1,23 +1,50 @@
 //! densessm's kernels as custom operators of ONNX Runtime, for a session of this process or for a shared library.
 //!
-//! `ort`'s operator trait registers the operators, as their schemas describe them. A call reads its operands through
-//! ONNX Runtime's own interface and not through `ort`'s values, which allocate memory for every operand of every call:
-//! a step of fifty layers has two thousand of them.
+//! `ort`'s operator trait registers the operators, as their schemas describe them, once for each device and element
+//! type: ONNX Runtime merges registrations of one name and takes the kernel of the provider that a node is assigned to. A
+//! call reads its operands through ONNX Runtime's own interface and not through `ort`'s values, which allocate memory
+//! for every operand of every call: a step of fifty layers has two thousand of them.
 
 mod context;
+mod cpu;
+mod cuda;
 mod operator;
+mod placement;
+mod tensor;
 
-use densessm_kernels::cpu;
+pub use placement::Placement;
+
+use densessm_kernels::{cpu as cpu_kernels, cuda as cuda_kernels};
 use densessm_proto::operators::DOMAIN;
 use operator::KernelOperator;
 use ort::operator::OperatorDomain;
+use std::sync::Arc;
 
-/// Makes the domain `ai.densessm` with all operators, for `SessionBuilder::with_operators`.
+/// Makes the domain `ai.densessm` with the operators for the CPU, for `SessionBuilder::with_operators`.
 ///
 /// # Errors
 /// When ONNX Runtime rejects an operator.
 pub fn domain() -> ort::Result<OperatorDomain> {
-    cpu::KERNELS
+    with_cpu(OperatorDomain::new(DOMAIN)?, None)
+}
+
+/// Makes the domain `ai.densessm` with the operators for the CPU and for NVIDIA GPUs. `placement` records where the
+/// sessions that are loaded with it place their nodes.
+///
+/// Nothing of CUDA is loaded before a session with ONNX Runtime's CUDA provider makes the first node's kernel. If the
+/// driver or NVRTC is missing then, loading the session fails with an error that names the package.
+///
+/// # Errors
+/// When ONNX Runtime rejects an operator.
+pub fn domain_with_cuda(placement: Option<Arc<Placement>>) -> ort::Result<OperatorDomain> {
+    let domain = with_cpu(OperatorDomain::new(DOMAIN)?, placement.clone())?;
+    cuda_kernels::KERNELS
         .into_iter()
-        .try_fold(OperatorDomain::new(DOMAIN)?, |domain, kernel| domain.add(KernelOperator::new(kernel)?))
+        .try_fold(domain, |domain, kernel| domain.add(KernelOperator::new(kernel, placement.clone())?))
+}
+
+fn with_cpu(domain: OperatorDomain, placement: Option<Arc<Placement>>) -> ort::Result<OperatorDomain> {
+    cpu_kernels::KERNELS
+        .into_iter()
+        .try_fold(domain, |domain, kernel| domain.add(KernelOperator::new(kernel, placement.clone())?))
 }

@@ -1,32 +1,42 @@
-//! One operator, as `ort` registers it: what it takes and gives is its schema.
+//! One operator for one device and element type, as `ort` registers it: what it takes and gives is its schema.
 
-use crate::context::Context;
-use densessm_kernels::{Attributes, Kernel, Level, Operand, PreparedKernel, ResultBuffer, cpu::CpuKernel};
+use crate::Placement;
+use densessm_kernels::Attributes;
 use densessm_proto::{
     DType,
-    operators::{Arity, GroupSchema, Repeat, Schema},
+    operators::{Arity, GroupSchema, OperandType, Repeat, Schema},
 };
 use ort::{
     AsPointer, Error, Result,
-    operator::{
-        ComputeContext, Kernel as OrtKernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
+    operator::{Kernel as OrtKernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext},
     value::TensorElementType,
 };
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    ptr,
-};
+use std::{ptr, sync::Arc};
 
-/// Operands of a call that fit the buffer on the stack.
-const STACK_OPERANDS: usize = 48;
+/// A registration of the kernels of a device.
+pub(crate) trait Backend: Send + Sync + 'static {
+    /// A kernel made for a node.
+    type Node: OrtKernel + 'static;
+
+    /// ONNX Runtime's provider of the device; none for the CPU's.
+    const PROVIDER: Option<&'static str>;
+
+    /// The operator's schema.
+    fn schema(&self) -> &'static Schema;
+
+    /// The element type that an operand or a result has with this kernel.
+    fn dtype(&self, dtype: OperandType) -> DType;
+
+    /// Makes the kernel for a node.
+    fn create(&self, node: &KernelContext<'_>) -> Result<Self::Node>;
+}
 
 /// An operator to register.
-pub(crate) struct KernelOperator {
-    registration: CpuKernel,
+pub(crate) struct KernelOperator<B> {
+    backend: B,
     inputs: Vec<Input>,
     outputs: Vec<TensorElementType>,
+    placement: Option<Arc<Placement>>,
 }
 
 /// An input in ONNX Runtime's terms; `ort`'s own descriptions cannot be kept, for they are no `Clone`.
@@ -38,37 +48,32 @@ enum Input {
     Variadic(usize, Option<TensorElementType>),
 }
 
-/// A kernel made for a node.
-pub(crate) struct Node {
-    kernel: PreparedKernel<dyn Kernel>,
-}
-
-impl KernelOperator {
+impl<B: Backend> KernelOperator<B> {
     /// Translates the schema of a kernel.
     ///
     /// # Errors
     /// When ONNX Runtime has no such element types.
-    pub(crate) fn new(registration: CpuKernel) -> Result<Self> {
-        let schema = registration.schema();
+    pub(crate) fn new(backend: B, placement: Option<Arc<Placement>>) -> Result<Self> {
+        let schema = backend.schema();
         let mut inputs = Vec::new();
         for operand in schema.operands {
-            let dtype = element_type(schema, registration.dtype(operand.dtype))?;
+            let dtype = element_type(schema, backend.dtype(operand.dtype))?;
             inputs.push(match operand.arity {
                 Arity::Required => Input::Required(dtype),
                 Arity::Optional => Input::Optional(dtype),
             });
         }
-        // ONNX Runtime has one variadic input, which is all groups together.
+        // ONNX Runtime has one variadic input, which is all groups together. Whether its operands have one type must not
+        // depend on the activations: registrations of one name are merged only if they agree in that.
         if !schema.groups.is_empty() {
-            let dtypes = schema.groups.iter().flat_map(|group| group.operands);
-            let mut dtypes = dtypes.map(|operand| registration.dtype(operand.dtype));
+            let mut dtypes = schema.groups.iter().flat_map(|group| group.operands).map(|operand| operand.dtype);
             let one = dtypes.next().filter(|first| dtypes.all(|dtype| dtype == *first));
-            let one = one.map(|dtype| element_type(schema, dtype)).transpose()?;
+            let one = one.map(|dtype| element_type(schema, backend.dtype(dtype))).transpose()?;
             inputs.push(Input::Variadic(schema.groups.iter().map(least_operands).sum(), one));
         }
-        let outputs = schema.results.iter().map(|result| element_type(schema, registration.dtype(result.dtype)));
+        let outputs = schema.results.iter().map(|result| element_type(schema, backend.dtype(result.dtype)));
         let outputs = outputs.collect::<Result<_>>()?;
-        Ok(Self { registration, inputs, outputs })
+        Ok(Self { backend, inputs, outputs, placement })
     }
 }
 
@@ -95,11 +100,15 @@ fn element_type(schema: &Schema, dtype: DType) -> Result<TensorElementType> {
     })
 }
 
-impl Operator for KernelOperator {
-    type Kernel<'attr> = Node;
+impl<B: Backend> Operator for KernelOperator<B> {
+    type Kernel<'attr> = B::Node;
 
     fn name(&self) -> &str {
-        self.registration.schema().name
+        self.backend.schema().name
+    }
+
+    fn execution_provider_type(&self) -> Option<&str> {
+        B::PROVIDER
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
@@ -115,14 +124,16 @@ impl Operator for KernelOperator {
         self.outputs.iter().map(|dtype| OperatorOutput::required(*dtype))
     }
 
-    fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> Result<Node> {
-        let kernel = self.registration.prepare(&NodeAttributes(node), &Level::best());
-        let kernel = kernel.map_err(|error| failed(self.registration.schema(), &error.to_string()))?;
-        Ok(Node { kernel })
+    fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> Result<B::Node> {
+        let kernel = self.backend.create(node)?;
+        if let Some(placement) = &self.placement {
+            placement.add(B::PROVIDER, node.node_name()?);
+        }
+        Ok(kernel)
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
-        let schema = self.registration.schema();
+        let schema = self.backend.schema();
         for (result, declared) in schema.results.iter().enumerate() {
             let like = schema.operand(declared.like);
             let like = like.ok_or_else(|| failed(schema, &format!("no operand `{}`", declared.like)))?;
@@ -139,7 +150,8 @@ impl Operator for KernelOperator {
     }
 }
 
-struct NodeAttributes<'a, 'attr>(&'a KernelContext<'attr>);
+/// The attributes of a node.
+pub(crate) struct NodeAttributes<'a, 'attr>(pub(crate) &'a KernelContext<'attr>);
 
 impl Attributes for NodeAttributes<'_, '_> {
     fn integer(&self, name: &str) -> Option<i64> {
@@ -151,49 +163,7 @@ impl Attributes for NodeAttributes<'_, '_> {
     }
 }
 
-fn failed(schema: &Schema, problem: &str) -> Error {
+/// An error of a node of an operator.
+pub(crate) fn failed(schema: &Schema, problem: &dyn std::fmt::Display) -> Error {
     Error::new(format!("{}: {problem}", schema.name))
-}
-
-impl OrtKernel for Node {
-    fn compute(&mut self, context: &ComputeContext) -> Result<()> {
-        // A panic must not reach ONNX Runtime, whose frames cannot be unwound.
-        catch_unwind(AssertUnwindSafe(|| self.run(&Context::new(context)))).unwrap_or_else(|_| {
-            Err(failed(self.kernel.signature().schema(), "the kernel panicked; please report this"))
-        })
-    }
-}
-
-impl Node {
-    fn run(&self, context: &Context<'_>) -> Result<()> {
-        let schema = self.kernel.signature().schema();
-        let problem = |error: &dyn std::fmt::Display| failed(schema, &error.to_string());
-        let count = context.inputs()?;
-        let mut on_stack = [Operand::Absent; STACK_OPERANDS];
-        let mut on_heap = Vec::new();
-        let operands = match on_stack.get_mut(..count) {
-            Some(operands) => operands,
-            None => {
-                on_heap.resize(count, Operand::Absent);
-                &mut on_heap[..]
-            }
-        };
-        for (index, operand) in operands.iter_mut().enumerate() {
-            *operand = context.input(index).map_err(|error| problem(&error))?;
-        }
-        let call = self.kernel.signature().bind(operands).map_err(|error| problem(&error))?;
-        let result = |index: usize| {
-            let shape = call.result_shape(index).ok_or_else(|| problem(&format!("result {index} has no shape")))?;
-            Ok::<_, Error>(ResultBuffer::F32(context.output(index, shape, operands).map_err(|error| problem(&error))?))
-        };
-        let computed = match schema.results.len() {
-            1 => self.kernel.compute(&call, &mut [result(0)?], context),
-            2 => self.kernel.compute(&call, &mut [result(0)?, result(1)?], context),
-            count => {
-                let mut results = (0..count).map(result).collect::<Result<Vec<_>>>()?;
-                self.kernel.compute(&call, &mut results, context)
-            }
-        };
-        computed.map_err(|error| problem(&error))
-    }
 }

@@ -4,12 +4,12 @@ use crate::memory::Block;
 use ort::{
     AsPointer,
     memory::MemoryInfo,
-    session::{IoBinding, Session},
+    session::{IoBinding, RunOptions, Session},
     sys,
-    value::{PrimitiveTensorElementType, Tensor},
+    value::{PrimitiveTensorElementType, Tensor, TensorElementType},
 };
 use std::{
-    ffi::CString,
+    ffi::{CString, c_void},
     fmt::Debug,
     ptr::{self, NonNull},
 };
@@ -59,6 +59,27 @@ impl Binding {
         }
     }
 
+    /// Binds an input to numbers in a GPU's memory.
+    ///
+    /// # Safety
+    /// There are as many numbers of this type at the address as the shape says, in the memory that `info` describes. They
+    /// live as long as the binding.
+    pub(crate) unsafe fn input_at<T: PrimitiveTensorElementType>(
+        &mut self,
+        name: &str,
+        address: u64,
+        shape: &[usize],
+        info: &MemoryInfo<'_>,
+    ) -> ort::Result<()> {
+        let pointer = ptr::without_provenance_mut(address as usize);
+        let (name, view) =
+            (c_name(name)?, View::at(info, pointer, shape, size_of::<T>(), T::into_tensor_element_type())?);
+        // SAFETY: as in `input_rows`; the caller keeps the numbers.
+        unsafe {
+            ort::Error::result_from_status((ort::api().BindInput)(self.0.ptr_mut(), name.as_ptr(), view.0.as_ptr()))
+        }
+    }
+
     /// Runs the session and waits for it. `Session::run_binding` would also wrap each output in a value of its own, at
     /// every run anew.
     ///
@@ -67,12 +88,22 @@ impl Binding {
     /// - Every block bound by [`Binding::input_rows`] and [`Binding::output_rows`] is alive.
     /// - Until this returns, nothing else writes to what is bound to an input, or uses what is bound to an output.
     pub(crate) unsafe fn run(&mut self, session: &mut Session) -> ort::Result<()> {
-        // SAFETY: both pointers are those of living objects and the options may be null. The session is borrowed mutably:
-        // nothing else runs it now. The rest is the caller's obligation.
-        let status = unsafe { (ort::api().RunWithBinding)(session.ptr_mut(), ptr::null(), self.0.ptr()) };
-        // SAFETY: the status was just returned, and is handed over here and nowhere else.
-        unsafe { ort::Error::result_from_status(status) }?;
+        // SAFETY: the caller's obligation.
+        unsafe { self.submit(session, None) }?;
         self.0.synchronize_outputs()
+    }
+
+    /// Runs the session without waiting for what it submits to a GPU.
+    ///
+    /// # Safety
+    /// As for [`Binding::run`], until the session's stream has completed the work.
+    pub(crate) unsafe fn submit(&mut self, session: &mut Session, options: Option<&RunOptions>) -> ort::Result<()> {
+        let options = options.map_or(ptr::null(), AsPointer::ptr);
+        // SAFETY: all pointers are those of living objects and the options may be null. The session is borrowed mutably:
+        // nothing else runs it now. The rest is the caller's obligation.
+        let status = unsafe { (ort::api().RunWithBinding)(session.ptr_mut(), options, self.0.ptr()) };
+        // SAFETY: the status was just returned, and is handed over here and nowhere else.
+        unsafe { ort::Error::result_from_status(status) }
     }
 }
 
@@ -89,20 +120,31 @@ impl View {
             let problem = format!("expected 1 to {} rows, got {rows}", block.capacity());
             return Err(ort::Error::new(problem));
         }
-        let sizes: Vec<i64> = [rows].iter().chain(block.shape()).map(|&size| size as i64).collect();
-        let bytes = rows * block.shape().iter().product::<usize>() * size_of::<f32>();
-        let info: &MemoryInfo<'_> = block.tensor().memory_info();
+        let shape: Vec<usize> = [rows].iter().chain(block.shape()).copied().collect();
+        let (info, pointer) = block.place();
+        Self::at(info, pointer, &shape, size_of::<f32>(), TensorElementType::Float32)
+    }
+
+    /// Numbers of some type from an address on.
+    fn at(
+        info: &MemoryInfo<'_>,
+        pointer: *mut c_void,
+        shape: &[usize],
+        size: usize,
+        element: TensorElementType,
+    ) -> ort::Result<Self> {
+        let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        let bytes = shape.iter().product::<usize>() * size;
         let mut value = ptr::null_mut();
-        // SAFETY: the rows are inside the block's memory, of which only the address is taken; a value is written or an
-        // error returned.
+        // SAFETY: only the address is taken; a value is written or an error returned.
         unsafe {
             ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
                 info.ptr(),
-                block.tensor().data_ptr().cast_mut(),
+                pointer,
                 bytes,
                 sizes.as_ptr(),
                 sizes.len(),
-                sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+                element.into(),
                 &mut value,
             ))
         }?;

@@ -5,18 +5,24 @@
 //! and a call that fails has not touched the states that it read. Sequences join and leave a batch within that memory.
 
 mod binding;
-mod cuda;
 mod device;
 mod error;
+mod gpu;
+mod gpu_weights;
 mod library;
 mod memory;
 mod model;
+mod operators;
 mod probe;
 mod roofline;
 mod runtime;
 mod session;
 mod states;
+mod step;
+mod tensorrt;
 mod weights;
 
 pub use library::library;
 pub use runtime::OrtRuntime;
+pub use step::take_capture_problem;
+pub use tensorrt::disable_tf32;

@@ -2,74 +2,103 @@
 
 use crate::{
     binding::Binding,
+    device::uncaptured,
     error::failed,
+    gpu,
     memory::{Block, Memory},
-    states::{OrtStates, Step},
-    weights::Weights,
+    session::{Lent, Opened},
+    states::OrtStates,
+    step::Step,
 };
+use densessm_cuda::PinnedBuffer;
 use densessm_proto::{
     GraphKind, LogitsMode, StateTensor,
     states::{INPUT_IDS, LOGITS, PAST_LENGTH, SEQUENCE_LENGTHS},
 };
 use densessm_session::{
-    Bundle, Device, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, States, StatesError, TokenBatch, Values,
-    inputs,
+    Bundle, Error, HostTensor, Logits, Model, RuntimeInfo, Snapshot, States, StatesError, TokenBatch, Values, inputs,
 };
 use ort::{
     memory::Allocator,
-    session::{Session, SessionInputValue},
+    session::{RunOptions, SessionInputValue},
     value::{DynValue, Tensor, TensorElementType},
 };
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A bundle's graphs as sessions.
 pub(crate) struct OrtModel {
     bundle: Bundle,
     info: RuntimeInfo,
-    parallel: Option<Session>,
-    recurrent: Option<Session>,
+    parallel: Option<Opened>,
+    recurrent: Option<Opened>,
     layout: Arc<Vec<StateTensor>>,
     /// Where states are kept.
     memory: Arc<Memory>,
     /// The logits of the last prefill.
     prefilled: Tensor<f32>,
-    /// The logits of the last step, `[batch, 1, vocabulary]`: steps of all states are bound to its first rows.
+    /// The logits of the last step, `[batch, 1, vocabulary]`: steps of all states are bound to its first rows. Where
+    /// sessions share the model's stream it is in the GPU's memory.
     stepped: Arc<Block>,
-    /// What the sessions read; dropped after them.
-    weights: Option<Arc<Weights>>,
+    /// The logits of the last step where `stepped` is in the GPU's memory.
+    downloaded: Option<PinnedBuffer<f32>>,
+    /// Options of a run that waits for the GPU, and of one that does not.
+    options: [RunOptions; 2],
+    /// The largest batch whose steps are captured.
+    cuda_graph_batch: usize,
+    /// What the sessions use; dropped after them.
+    lent: Arc<Lent>,
 }
 
 impl OrtModel {
     pub(crate) fn new(
         bundle: Bundle,
         info: RuntimeInfo,
-        parallel: Option<Session>,
-        recurrent: Option<Session>,
-        allocator: Arc<Mutex<Allocator>>,
-        weights: Option<Arc<Weights>>,
+        parallel: Option<Opened>,
+        recurrent: Option<Opened>,
+        lent: Arc<Lent>,
+        cuda_graph_batch: usize,
     ) -> Result<Self, Error> {
         let layout = Arc::new(bundle.states());
-        let memory = Arc::new(Memory::new(allocator)?);
+        let memory = Arc::new(Memory::new(lent.gpu().cloned())?);
         let prefilled = host_tensor(&[1]).map_err(failed("allocating logits"))?;
         let stepped = Arc::new(logits_block(&bundle, 0)?);
-        Ok(Self { bundle, info, parallel, recurrent, layout, memory, prefilled, stepped, weights })
+        let options = || -> ort::Result<_> {
+            let mut not_waiting = uncaptured()?;
+            not_waiting.disable_device_sync()?;
+            Ok([uncaptured()?, not_waiting])
+        };
+        let options = options().map_err(failed("options of a run"))?;
+        Ok(Self {
+            bundle,
+            info,
+            parallel,
+            recurrent,
+            layout,
+            memory,
+            prefilled,
+            stepped,
+            downloaded: None,
+            options,
+            cuda_graph_batch,
+            lent,
+        })
     }
 
     fn vocabulary(&self) -> usize {
         self.bundle.architecture().vocab_size()
     }
 
-    /// Checks what a call is fed before anything is bound.
-    fn check(&self, tokens: &[i64], rows: usize, states: &States) -> Result<(), Error> {
+    /// Checks what a call is fed before anything is bound; `width` is the tokens of a row in the parallel graph.
+    fn check(&self, tokens: &[i64], rows: usize, width: Option<usize>, states: &States) -> Result<(), Error> {
         if rows != states.batch() {
             let problem = format!("expected {} rows as the states have, got {rows}", states.batch());
             return Err(Error::Input { name: INPUT_IDS.to_owned(), problem });
         }
         if rows == 0 {
             return Err(StatesError::Empty.into());
+        }
+        if let Some(engines) = self.lent.engines() {
+            engines.check_shape(rows, width)?;
         }
         inputs::check_tokens(&self.bundle, tokens)
     }
@@ -84,7 +113,16 @@ impl OrtModel {
         if batch > capacity {
             // Steps that are bound to the previous block keep it, and are bound anew when they are run next.
             let capacity = batch.max(capacity + capacity / 2);
-            self.stepped = Arc::new(logits_block(&self.bundle, capacity)?);
+            match self.lent.shared_stream() {
+                None => self.stepped = Arc::new(logits_block(&self.bundle, capacity)?),
+                Some(gpu) => {
+                    let vocabulary = self.vocabulary();
+                    let blocks = self.memory.blocks(capacity, [&[1, vocabulary][..]])?;
+                    let pinned = PinnedBuffer::new(gpu.stream().context(), capacity * vocabulary);
+                    self.downloaded = Some(pinned.map_err(gpu::failed("allocating logits"))?);
+                    self.stepped = Arc::new(blocks.into_iter().next().ok_or(StatesError::Empty)?);
+                }
+            }
         }
         Ok(())
     }
@@ -96,48 +134,6 @@ fn logits_block(bundle: &Bundle, capacity: usize) -> Result<Block, Error> {
 
 fn host_tensor<T: ort::value::PrimitiveTensorElementType + std::fmt::Debug>(shape: &[usize]) -> ort::Result<Tensor<T>> {
     Tensor::new(&Allocator::default(), shape.iter().map(|&size| size as i64).collect::<Vec<_>>())
-}
-
-impl Step {
-    fn bind(
-        session: &Session,
-        states: &OrtStates,
-        batch: usize,
-        counts: bool,
-        logits: &Arc<Block>,
-        weights: Option<Arc<Weights>>,
-    ) -> ort::Result<Self> {
-        let (tokens, past_length) = (host_tensor(&[batch, 1])?, host_tensor(&[batch])?);
-        let direction = |from: usize| {
-            let mut binding = Binding::new(session)?;
-            binding.input(INPUT_IDS, &tokens)?;
-            if counts {
-                binding.input(PAST_LENGTH, &past_length)?;
-            }
-            states.bind(&mut binding, from)?;
-            binding.output_rows(LOGITS, logits, batch)?;
-            Ok::<_, ort::Error>(binding)
-        };
-        let directions = [direction(0)?, direction(1)?];
-        Ok(Self { batch, directions, tokens, past_length, logits: Arc::clone(logits), _weights: weights })
-    }
-
-    /// Writes the call's integers to where one direction's binding reads them.
-    fn feed(&mut self, from: usize, device: Device, tokens: &[i64], past: Option<&[i64]>) -> ort::Result<()> {
-        self.tokens.try_extract_tensor_mut()?.1.copy_from_slice(tokens);
-        if let Some(past) = past {
-            self.past_length.try_extract_tensor_mut()?.1.copy_from_slice(past);
-        }
-        // What is bound on the CPU is read in place; what is bound on a GPU was copied there when it was bound.
-        if !device.is_cpu() {
-            let binding = &mut self.directions[from];
-            binding.input(INPUT_IDS, &self.tokens)?;
-            if past.is_some() {
-                binding.input(PAST_LENGTH, &self.past_length)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Model for OrtModel {
@@ -162,11 +158,11 @@ impl Model for OrtModel {
     }
 
     fn prefill(&mut self, tokens: &TokenBatch<'_>, states: &mut States) -> Result<Logits<'_>, Error> {
-        self.check(tokens.ids(), tokens.rows(), states)?;
+        self.check(tokens.ids(), tokens.rows(), Some(tokens.width()), states)?;
         let (batch, width, vocabulary) = (tokens.rows(), tokens.width(), self.vocabulary());
         let positions = if self.bundle.manifest().logits == LogitsMode::All { width } else { 1 };
         let past: Vec<i64> = states.lengths().to_vec();
-        let Some(session) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
+        let Some(Opened { session, .. }) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
         let counts = self.bundle.architecture().counts_positions();
         let store = states.store::<OrtStates>(&self.bundle)?;
         let from = store.current();
@@ -194,29 +190,44 @@ impl Model for OrtModel {
     }
 
     fn step(&mut self, tokens: &[i64], states: &mut States) -> Result<Logits<'_>, Error> {
-        self.check(tokens, tokens.len(), states)?;
+        self.check(tokens, tokens.len(), None, states)?;
         self.reserve_logits(tokens.len())?;
         let (batch, vocabulary) = (tokens.len(), self.vocabulary());
         let counts = self.bundle.architecture().counts_positions();
-        let Some(session) = &mut self.recurrent else { return Err(self.not_loaded(GraphKind::Recurrent)) };
+        let Some(opened) = &mut self.recurrent else { return Err(self.not_loaded(GraphKind::Recurrent)) };
         let past: Vec<i64> = states.lengths().to_vec();
         let store = states.store::<OrtStates>(&self.bundle)?;
         let mut step = match store.take_step(&self.stepped) {
             Some(step) => step,
-            None => Step::bind(session, store, batch, counts, &self.stepped, self.weights.clone())
-                .map_err(failed("binding a step"))?,
+            None => Step::bind(opened, store, counts, &self.stepped, &self.lent, self.cuda_graph_batch)?,
         };
         let from = store.current();
-        let run = step.feed(from, self.info.device, tokens, counts.then_some(&past)).and_then(|()| {
-            // SAFETY: the step's logits are this model's, so it was bound to this session. Its other blocks belong to the
-            // states; both model and states are borrowed mutably until the run is over.
-            unsafe { step.directions[from].run(session) }
-        });
+        // SAFETY: the step's logits are this model's, so it was bound to this session. Its other blocks belong to the
+        // states; both model and states are borrowed mutably until the work is complete, which is waited for below.
+        let submitted = unsafe { step.run(opened, from, tokens, counts.then_some(&past), &self.options[1]) };
         store.keep_step(step);
-        run.map_err(failed("the recurrent graph"))?;
+        let (stepped, floats) = (&self.stepped, batch * vocabulary);
+        let values = match (&mut self.downloaded, self.lent.shared_stream()) {
+            (Some(downloaded), Some(gpu)) => {
+                let downloaded = &mut downloaded[..floats];
+                let mut read = || {
+                    // SAFETY: the block has as many floats, and the slice is not used before the stream has been waited
+                    // for.
+                    unsafe { gpu.stream().download(stepped.address(0), downloaded) }
+                };
+                let read = submitted.and_then(|()| read().map_err(gpu::failed("reading logits")));
+                let waited = gpu.stream().synchronize().map_err(gpu::failed("a step"));
+                read.and(waited)?;
+                &*downloaded
+            }
+            _ => {
+                submitted?;
+                &stepped.host()?[..floats]
+            }
+        };
         store.swap();
         states.advance(tokens.iter().map(|_| 1));
-        Ok(Logits { positions: 1, vocabulary, values: &self.stepped.host()?[..batch * vocabulary] })
+        Ok(Logits { positions: 1, vocabulary, values })
     }
 
     fn run(
@@ -229,13 +240,14 @@ impl Model for OrtModel {
             GraphKind::Parallel => &mut self.parallel,
             GraphKind::Recurrent => &mut self.recurrent,
         };
-        let Some(session) = session else { return Err(self.not_loaded(graph)) };
+        let Some(Opened { session, .. }) = session else { return Err(self.not_loaded(graph)) };
+        let options = &self.options[0];
         let run = || -> ort::Result<BTreeMap<String, HostTensor>> {
             let inputs = inputs
                 .into_iter()
                 .map(|(name, tensor)| Ok((name, SessionInputValue::from(value(tensor)?))))
                 .collect::<ort::Result<Vec<_>>>()?;
-            let outputs = session.run(inputs)?;
+            let outputs = session.run_with_options(inputs, options)?;
             outputs.iter().map(|(name, value)| Ok((name.to_owned(), host(&value)?))).collect()
         };
         run().map_err(failed(&format!("the {graph} graph")))

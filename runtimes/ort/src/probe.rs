@@ -4,7 +4,9 @@ use crate::{
     device::{providers, usable},
     error::failed,
     model::{host, value},
+    operators::Operators,
 };
+use densessm_kernels::cuda;
 use densessm_proto::GraphKind;
 use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs, onnx::OnnxFile};
 use ort::{
@@ -35,13 +37,12 @@ pub(crate) fn probe(
     let mut file = OnnxFile::of_bundle(bundle, kind)?;
     file.expose(names);
     let model = file.into_model().encode_to_vec();
+    let kernels = cuda::Device::open(device.index() as usize).is_ok();
     let open = || -> ort::Result<Session> {
-        let mut builder = Session::builder(&loaded.environment)?
+        let builder = Session::builder(&loaded.environment)?
             .with_log_level(LogLevel::Error)?
             .with_execution_providers(providers(device))?;
-        if device.is_cpu() {
-            builder = builder.with_operators(densessm_ort_operators::domain()?)?;
-        }
+        let builder = Operators::of(device, kernels).add_to(builder)?;
         let mut builder = builder.with_config_entry(WEIGHTS, bundle.dir().to_string_lossy())?;
         builder.commit_from_memory(&model)
     };

@@ -1,14 +1,19 @@
 //! Loading a bundle's graphs as sessions on a device.
 
 use crate::{
-    device::{allocator, providers, usable},
+    device::{cuda_on_stream, index, memory, providers, tensorrt_providers, usable},
     error::{failed, message},
+    gpu::{self, Gpu},
+    gpu_weights::GpuWeights,
     library::Loaded,
     model::OrtModel,
+    operators::Operators,
+    step::not_captured,
+    tensorrt::Engines,
     weights::Weights,
 };
 use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Error, LoadOptions, Model};
+use densessm_session::{Bundle, Error, LoadOptions, Model, Provider};
 use ort::{
     logging::LogLevel,
     session::{
@@ -16,57 +21,156 @@ use ort::{
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
 };
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+/// What sessions use without owning it. It must outlive them and everything that keeps them alive.
+pub(crate) struct Lent {
+    weights: Option<Weights>,
+    gpu_weights: Option<GpuWeights>,
+    gpu: Option<Arc<Gpu>>,
+    /// Whether sessions submit their work to the stream of `gpu`.
+    shared: bool,
+    /// On TensorRT: where engines are kept.
+    engines: Option<Engines>,
+}
+
+impl Lent {
+    fn open(bundle: &Bundle, options: &LoadOptions, loaded: &Loaded) -> Result<Self, Error> {
+        let device = options.device;
+        if device.is_cpu() {
+            let weights = Some(Weights::open(bundle, &options.graphs)?);
+            return Ok(Self { weights, gpu_weights: None, gpu: None, shared: false, engines: None });
+        }
+        let gpu = Gpu::open(device.index())?;
+        let shared = device.provider() == Provider::Cuda;
+        let gpu = if shared { with_kernels(gpu, options)? } else { gpu };
+        // TensorRT makes its engines of weights that it reads itself.
+        let gpu_weights = match shared {
+            true => {
+                let info = memory(device).map_err(failed("describing memory"))?;
+                Some(GpuWeights::upload(bundle, &options.graphs, &gpu, &info)?)
+            }
+            false => None,
+        };
+        let engines = Engines::open(bundle, options, loaded, gpu.stream().context().info())?;
+        Ok(Self { weights: None, gpu_weights, gpu: Some(Arc::new(gpu)), shared, engines })
+    }
+
+    /// Returns the GPU in whose memory states are kept; none on the CPU.
+    pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref()
+    }
+
+    /// Returns where engines are kept; none on devices other than TensorRT.
+    pub(crate) fn engines(&self) -> Option<&Engines> {
+        self.engines.as_ref()
+    }
+
+    /// Returns the GPU if sessions submit their work to its stream.
+    pub(crate) fn shared_stream(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref().filter(|_| self.shared)
+    }
+}
+
+/// Makes the kernels available that CUDA sessions need, unless they may do without.
+fn with_kernels(gpu: Gpu, options: &LoadOptions) -> Result<Gpu, Error> {
+    let index = gpu.index();
+    match gpu.with_kernels() {
+        Ok(gpu) => Ok(gpu),
+        Err(_) if options.operator_fallback => Gpu::open(index),
+        Err(error) => Err(gpu::failed("kernels for the GPU")(error)),
+    }
+}
+
+/// A graph as a session.
+pub(crate) struct Opened {
+    pub(crate) session: Session,
+    /// Whether runs can be captured into CUDA graphs.
+    pub(crate) capturable: bool,
+}
 
 /// Loads graphs of a bundle; see [`Runtime::load`](densessm_session::Runtime::load).
 pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
     options.check()?;
     let loaded = usable(options.device)?;
-    // GPUs have memory of their own, and kernels for standard operators only.
-    let weights = match options.device.is_cpu() {
-        true => Some(Arc::new(Weights::open(bundle, &options.graphs)?)),
-        false => None,
-    };
+    let lent = Arc::new(Lent::open(bundle, options, loaded)?);
+    let building = lent.engines().and_then(Engines::lock);
     let open = |kind: GraphKind| match options.graphs.contains(&kind) {
-        // SAFETY: the model below keeps the weights as long as its sessions, and the bindings that it makes keep them,
-        // too, as those keep their session alive.
-        true => unsafe { session(loaded, bundle, kind, options, weights.as_deref()) }.map(Some),
+        // SAFETY: the model below keeps what is lent as long as its sessions, and the bindings that it makes keep it, too,
+        // as those keep their session alive.
+        true => unsafe { open(loaded, bundle, kind, options, &lent) }.map(Some),
         false => Ok(None),
     };
     let both = || Ok::<_, Error>((open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?));
-    let (parallel, recurrent) = match &weights {
+    let (parallel, recurrent) = match &lent.weights {
         Some(weights) => weights.load_releasing_pages(both)?,
         None => both()?,
     };
-    let Some(any) = parallel.as_ref().or(recurrent.as_ref()) else {
-        let problem = "expected a graph to load, got none".to_owned();
-        return Err(Error::Input { name: "graphs".to_owned(), problem });
-    };
-    let allocator = allocator(any, options.device).map_err(failed("allocating on the device"))?;
+    drop(building);
+    if let Some(kernels) = lent.gpu().and_then(|gpu| gpu.kernels()) {
+        kernels.compile_wanted().map_err(gpu::failed("kernels for the GPU"))?;
+    }
     let info = loaded.info(options.device);
-    let allocator = Arc::new(Mutex::new(allocator));
-    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, allocator, weights)?))
+    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, lent, options.cuda_graph_batch)?))
+}
+
+/// Loads one graph; the recurrent one so that its runs can be captured, if it can be.
+///
+/// # Safety
+/// `lent` must outlive the session and everything that keeps it alive; see [`Weights::lend`].
+unsafe fn open(
+    loaded: &Loaded,
+    bundle: &Bundle,
+    kind: GraphKind,
+    options: &LoadOptions,
+    lent: &Lent,
+) -> Result<Opened, Error> {
+    let wanted = kind == GraphKind::Recurrent && lent.shared && options.cuda_graph_batch > 0;
+    // ONNX Runtime rejects the option for a graph of which it must run a part on the CPU.
+    if wanted {
+        // SAFETY: the caller's obligation.
+        match unsafe { session(loaded, bundle, kind, options, lent, true) } {
+            Ok(session) => return Ok(Opened { session, capturable: true }),
+            Err(error) => not_captured(error.to_string()),
+        }
+    }
+    // SAFETY: the caller's obligation.
+    let session = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
+    Ok(Opened { session, capturable: false })
 }
 
 /// Loads one graph.
 ///
 /// # Safety
-/// `weights` must outlive the session and everything that keeps it alive; see [`Weights::lend`].
+/// As for [`open`].
 unsafe fn session(
     loaded: &Loaded,
     bundle: &Bundle,
     kind: GraphKind,
     options: &LoadOptions,
-    weights: Option<&Weights>,
+    lent: &Lent,
+    capturable: bool,
 ) -> Result<Session, Error> {
     let path = bundle.graph_path(kind)?;
     let what = format!("{}: loading into ONNX Runtime", path.display());
-    let failed = |error: ort::Error| Error::Runtime { what: what.clone(), problem: message(&error) };
+    let explain = |problem: String| match lent.engines() {
+        Some(engines) => engines.explain(problem),
+        None => problem,
+    };
+    let rejected = |error: ort::Error| Error::Runtime { what: what.clone(), problem: explain(message(&error)) };
+    let operators = Operators::of(options.device, lent.gpu().is_some_and(|gpu| gpu.kernels().is_some()));
     let build = || -> ort::Result<SessionBuilder> {
+        let device = options.device;
+        let providers = match (lent.shared_stream(), lent.engines()) {
+            // SAFETY: the stream is lent, and outlives the session.
+            (Some(gpu), _) => unsafe { cuda_on_stream(device, gpu.stream(), capturable) },
+            (None, Some(engines)) => tensorrt_providers(device, engines.provider(index(device), bundle, kind, &path)),
+            (None, None) => providers(device),
+        };
         let mut builder = Session::builder(&loaded.environment)?
             .with_log_level(LogLevel::Error)?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_execution_providers(providers(options.device))?;
+            .with_execution_providers(providers)?;
         if kind == GraphKind::Parallel {
             // A memory pattern is one block for everything that one prompt length needs, kept beside those of other
             // lengths.
@@ -75,16 +179,21 @@ unsafe fn session(
         if let Some(threads) = options.threads {
             builder = builder.with_intra_threads(threads)?;
         }
-        if options.device.is_cpu() {
-            builder = builder.with_operators(densessm_ort_operators::domain()?)?;
-        }
-        Ok(builder)
+        operators.add_to(builder)
     };
-    let builder = build().map_err(failed)?;
-    let mut builder = match weights {
+    let builder = build().map_err(rejected)?;
+    let mut builder = match &lent.weights {
         // SAFETY: this function's caller keeps the weights.
         Some(weights) => unsafe { weights.lend(builder) }?,
         None => builder,
     };
-    builder.commit_from_file(&path).map_err(failed)
+    if let Some(weights) = &lent.gpu_weights {
+        // SAFETY: as above.
+        builder = unsafe { weights.lend(builder) }?;
+    }
+    let session = builder.commit_from_file(&path).map_err(rejected)?;
+    if !options.operator_fallback {
+        operators.check(bundle, kind)?;
+    }
+    Ok(session)
 }

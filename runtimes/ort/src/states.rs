@@ -7,11 +7,10 @@
 use crate::{
     binding::Binding,
     memory::{Block, Memory},
-    weights::Weights,
+    step::Step,
 };
 use densessm_proto::StateTensor;
 use densessm_session::{Error, HostTensor, StateStore, StatesError, Values};
-use ort::value::Tensor;
 use std::{collections::BTreeMap, ops::Range, slice, sync::Arc};
 
 /// For how many sizes of the batch the bindings of a step are kept.
@@ -26,19 +25,6 @@ pub(crate) struct OrtStates {
     steps: Vec<Step>,
     sets: [Vec<Block>; 2],
     current: usize,
-}
-
-/// The bindings of a step at one size of the batch, one for each direction between the two sets, and what they share.
-pub(crate) struct Step {
-    pub(crate) batch: usize,
-    pub(crate) directions: [Binding; 2],
-    pub(crate) tokens: Tensor<i64>,
-    pub(crate) past_length: Tensor<i64>,
-    /// Where the step's logits go. It belongs to one model, and so identifies it: states may be handed to another model
-    /// of the same bundle.
-    pub(crate) logits: Arc<Block>,
-    /// The bindings keep their session alive, and that reads these.
-    pub(crate) _weights: Option<Arc<Weights>>,
 }
 
 impl OrtStates {
@@ -74,6 +60,11 @@ impl OrtStates {
     fn allocate(layout: Arc<Vec<StateTensor>>, memory: Arc<Memory>, capacity: usize) -> Result<Self, Error> {
         let sets = [blocks(&layout, &memory, capacity)?, blocks(&layout, &memory, capacity)?];
         Ok(Self { layout, memory, batch: 0, steps: Vec::new(), sets, current: 0 })
+    }
+
+    /// The number of sequences.
+    pub(crate) fn batch(&self) -> usize {
+        self.batch
     }
 
     /// Which of the two sets holds the states now.
@@ -202,7 +193,7 @@ impl OrtStates {
 }
 
 fn blocks(layout: &[StateTensor], memory: &Memory, capacity: usize) -> Result<Vec<Block>, Error> {
-    layout.iter().map(|state| memory.block(capacity, &state.shape)).collect()
+    memory.blocks(capacity, layout.iter().map(|state| &state.shape[..]))
 }
 
 /// Row numbers as runs of consecutive ones, each of which is one copy.

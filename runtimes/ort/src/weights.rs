@@ -41,8 +41,8 @@ pub(crate) struct Weights {
     files: BTreeMap<String, Mmap>,
 }
 
-/// A tensor of ONNX Runtime that points into a mapping.
-struct Value(NonNull<sys::OrtValue>);
+/// A tensor of ONNX Runtime that points into memory which something else owns.
+pub(crate) struct Value(pub(crate) NonNull<sys::OrtValue>);
 
 // SAFETY: ONNX Runtime's values may be read and released by any thread; these are never written.
 unsafe impl Send for Value {}
@@ -51,7 +51,7 @@ unsafe impl Sync for Value {}
 
 impl Drop for Value {
     fn drop(&mut self) {
-        // SAFETY: the value was made by `Weights::open` and is released once.
+        // SAFETY: the value was made by ONNX Runtime and is released once.
         unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) }
     }
 }
@@ -173,7 +173,7 @@ impl Weights {
 ///
 /// Hidden constraint: ONNX Runtime's optimizer may transpose a weight that a Transpose reads and keep its name; a shared
 /// tensor would then replace it, not transposed. It does not do so with the weights returned here.
-fn factors(graph: &GraphProto) -> HashSet<&str> {
+pub(crate) fn factors(graph: &GraphProto) -> HashSet<&str> {
     let (mut factors, mut others) = (HashSet::new(), HashSet::new());
     for node in &graph.node {
         let place = match (node.domain.as_str(), node.op_type.as_str()) {

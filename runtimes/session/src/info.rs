@@ -1,6 +1,6 @@
 //! Which runtime runs a model: its identity, version and device.
 
-use crate::Device;
+use crate::{Device, GraphPlacement};
 use std::{fmt, path::PathBuf};
 
 /// Identifies a runtime.
@@ -85,17 +85,26 @@ pub struct RuntimeInfo {
     pub device: Device,
     /// The shared library that holds the runtime; absent if the runtime is compiled in.
     pub library: Option<PathBuf>,
+    /// How the runtime executes the nodes of this project's operators, for each graph that it has loaded; empty before a
+    /// bundle is loaded, or if the runtime does not say.
+    pub placement: Vec<GraphPlacement>,
 }
 
 impl RuntimeInfo {
     /// Describes a runtime that is compiled in.
     pub const fn new(runtime: RuntimeId, version: Version, device: Device) -> Self {
-        Self { runtime, version, device, library: None }
+        Self { runtime, version, device, library: None, placement: Vec::new() }
     }
 
     /// Describes a runtime that was loaded from a shared library.
     pub fn from_library(runtime: RuntimeId, version: Version, device: Device, library: PathBuf) -> Self {
         Self { library: Some(library), ..Self::new(runtime, version, device) }
+    }
+
+    /// Adds how the nodes of the loaded graphs are executed.
+    pub fn with_placement(mut self, placement: impl Into<Vec<GraphPlacement>>) -> Self {
+        self.placement = placement.into();
+        self
     }
 }
 

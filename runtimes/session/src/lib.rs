@@ -22,6 +22,7 @@ mod model;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 mod options;
+mod placement;
 mod probe;
 mod product;
 #[cfg(feature = "onnx")]
@@ -41,6 +42,7 @@ pub use file::write_atomically;
 pub use info::{RuntimeId, RuntimeInfo, Version};
 pub use model::{Logits, Model, TokenBatch};
 pub use options::{LoadOptions, check_threads};
+pub use placement::GraphPlacement;
 pub use probe::Probe;
 pub use product::{Product, min_time};
 pub use runtime::{Choice, Registry, Runtime};

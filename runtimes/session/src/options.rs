@@ -1,7 +1,7 @@
 //! How a bundle is loaded.
 
 use crate::{Bundle, Device, Error};
-use densessm_proto::GraphKind;
+use densessm_proto::{GraphKind, ShapeProfile};
 
 /// Which graphs of a bundle to load, where, and on how many threads.
 ///
@@ -21,13 +21,30 @@ pub struct LoadOptions {
     pub device: Device,
     /// Threads within one operator; the runtime's default if absent.
     pub threads: Option<usize>,
+    /// On a GPU: the largest batch whose steps are captured into CUDA graphs, which are launched as a whole; 0 for none.
+    pub cuda_graph_batch: usize,
+    /// On a GPU: whether operators of this project may run without its kernels for the device, as functions of standard
+    /// operators or on the CPU. If not, that is an error.
+    pub operator_fallback: bool,
+    /// On TensorRT: the sizes for which engines are built. A call with another size is an error.
+    pub shape_profile: ShapeProfile,
 }
+
+/// The largest batch whose steps are captured by default.
+const CUDA_GRAPH_BATCH: usize = 64;
 
 impl LoadOptions {
     /// Returns options that load every graph of a bundle on the processor.
     pub fn for_bundle(bundle: &Bundle) -> Self {
         let graphs = bundle.manifest().graphs.iter().map(|graph| graph.kind).collect();
-        Self { graphs, device: Device::CPU, threads: None }
+        Self {
+            graphs,
+            device: Device::CPU,
+            threads: None,
+            cuda_graph_batch: CUDA_GRAPH_BATCH,
+            operator_fallback: false,
+            shape_profile: ShapeProfile::default(),
+        }
     }
 
     /// Sets the graphs to load.
@@ -45,6 +62,29 @@ impl LoadOptions {
     /// Sets the number of threads within one operator; `None` is the runtime's default.
     pub fn with_threads(mut self, threads: impl Into<Option<usize>>) -> Self {
         self.threads = threads.into();
+        self
+    }
+
+    /// Sets whether steps on a GPU are captured into CUDA graphs. They compute the same either way.
+    pub fn with_cuda_graph(self, enabled: bool) -> Self {
+        self.with_cuda_graph_batch(if enabled { CUDA_GRAPH_BATCH } else { 0 })
+    }
+
+    /// Sets the largest batch whose steps on a GPU are captured into CUDA graphs; 0 captures none.
+    pub fn with_cuda_graph_batch(mut self, rows: usize) -> Self {
+        self.cuda_graph_batch = rows;
+        self
+    }
+
+    /// Sets whether operators of this project may run on a GPU without its kernels.
+    pub fn with_operator_fallback(mut self, allowed: bool) -> Self {
+        self.operator_fallback = allowed;
+        self
+    }
+
+    /// Sets the sizes for which engines are built on TensorRT.
+    pub fn with_shape_profile(mut self, profile: ShapeProfile) -> Self {
+        self.shape_profile = profile;
         self
     }
 

@@ -55,7 +55,7 @@ unary! { float_late_bf16 =>
     /// Returns the sine of an angle in radians. ONNX defines it for bf16 from version 22 of its operator set on.
     sin => "Sin";
     /// Returns the hyperbolic sine. ONNX defines it for bf16 from version 22 of its operator set on.
-    sinh => "Sinh";
+    tanh => "Tanh";
 }
 
 impl<'g> Value<'g> {

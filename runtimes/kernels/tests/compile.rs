@@ -3,8 +3,9 @@
 //! `DENSESSM_NVRTC` names the library or its folder. Without it the tests look where the crate does, and are skipped,
 //! with a message, where NVRTC is not installed.
 
-use densessm_cuda::{
-    Activation, Architecture, Cache, CacheStatus, Compiler, Error, Nvrtc, Unit,
+use densessm_cuda::{Architecture, Cache, CacheStatus, Compiler, Error, Nvrtc, Unit};
+use densessm_kernels::cuda::{
+    Activation,
     units::{self, MambaShape},
 };
 use std::{env, fs, sync::Arc};

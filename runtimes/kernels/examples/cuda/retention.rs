@@ -1,7 +1,8 @@
 //! The kernels of retention.
 
 use super::gpu::{Gpu, Outcome, Tensor, relative_error, tolerance};
-use densessm_cuda::{Activation, Buffer, LaunchShape, units};
+use densessm_cuda::{Buffer, LaunchShape};
+use densessm_kernels::cuda::{Activation, units};
 
 const F32: Activation = Activation::F32;
 const EPSILON: f32 = 1e-6;

@@ -1,9 +1,10 @@
 //! The GPU, random data, comparisons and times.
 
 use densessm_cuda::{
-    Activation, Arguments, Buffer, Cache, Compiler, Context, Driver, Event, Function, Graph, LaunchShape, Module,
-    Nvrtc, Plain, Stream, Unit,
+    Arguments, Buffer, Cache, Compiler, Context, Driver, Event, Function, Graph, LaunchShape, Module, Nvrtc, Plain,
+    Stream, Unit,
 };
+use densessm_kernels::cuda::Activation;
 use half::{bf16, f16};
 use std::{error::Error, fmt::Write as _, sync::Arc, time::Instant};
 
@@ -202,7 +203,7 @@ impl Gpu {
         let mut problem = None;
         let graph = Graph::capture(&self.stream, || {
             problem = launch().err();
-            Ok(())
+            Ok::<_, densessm_cuda::Error>(())
         })?;
         if let Some(problem) = problem {
             return Err(problem);

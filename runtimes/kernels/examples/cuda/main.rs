@@ -1,4 +1,4 @@
-//! Checks and times every CUDA kernel on the GPU of this machine: `kernels [filter]`.
+//! Checks and times every CUDA kernel on the GPU of this machine: `cuda [filter]`.
 //!
 //! Each kernel runs on fresh random data, into outputs filled with NaN, and is compared with its formulas in f64 on the
 //! CPU. Times are medians, measured with events. Results are printed, and written as JSON to the folder in `OUT`.

@@ -1,8 +1,9 @@
 //! The whole decode step of DenseRetNet as one kernel.
 
 use super::gpu::{Gpu, Outcome, Tensor, relative_error, silu};
-use densessm_cuda::{
-    Activation, Buffer, LaunchShape,
+use densessm_cuda::{Buffer, LaunchShape};
+use densessm_kernels::cuda::{
+    Activation,
     units::{self, RetNetShape},
 };
 use half::f16;
@@ -41,8 +42,15 @@ struct Model {
     embedding: Matrix,
     head: Matrix,
     norm: Tensor,
+    /// The fp16 numbers by their bits.
     numbers: Vec<f32>,
+    /// Random numbers that the states are at first, from different places. Zeros would not do: the readout of a state of
+    /// few tokens may cancel, and its norm then magnifies rounding.
+    initial: Vec<f32>,
 }
+
+/// Between the places in `Model::initial` of one state and of the next.
+const APART: usize = 1236;
 
 impl Model {
     fn random(gpu: &mut Gpu, shape: RetNetShape, vocabulary: usize) -> Outcome<Self> {
@@ -75,7 +83,14 @@ impl Model {
             head: matrix(gpu, vocabulary, hidden, 1.0)?,
             norm: norm(gpu, hidden)?,
             numbers: (0..=u16::MAX).map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            initial: (0..query_keys * inner / heads + 8 * layers * APART).map(|_| gpu.random()).collect(),
         })
+    }
+
+    /// `[heads, keys, values]` of row `n` of the batch and layer `l`.
+    fn initial_state(&self, n: usize, l: usize) -> &[f32] {
+        let RetNetShape { inner, query_keys, heads, layers, .. } = self.shape;
+        &self.initial[(n * layers + l) * APART..][..query_keys * inner / heads]
     }
 
     /// The bytes of what a step reads.
@@ -132,8 +147,10 @@ struct Row {
 }
 
 impl Row {
-    fn new(shape: &RetNetShape) -> Self {
-        Self { states: vec![vec![0.0; shape.query_keys * shape.inner / shape.heads]; shape.layers] }
+    /// The states of row `n` of the batch as they are at first.
+    fn new(model: &Model, n: usize) -> Self {
+        let of_layer = |l| model.initial_state(n, l).iter().map(|x| f64::from(*x)).collect();
+        Self { states: (0..model.shape.layers).map(of_layer).collect() }
     }
 
     /// The token at `position`; returns the logits. `rounded` rounds the operands of products to fp16, as the kernel
@@ -210,7 +227,9 @@ impl Row {
     }
 }
 
+/// `CASE` in the environment is a part of the names of the cases to run.
 pub(crate) fn check(gpu: &mut Gpu) -> Outcome {
+    let case = std::env::var("CASE").unwrap_or_default();
     let dense = RetNetShape {
         hidden: 1536,
         inner: 3072,
@@ -236,16 +255,21 @@ pub(crate) fn check(gpu: &mut Gpu) -> Outcome {
         ..dense
     };
     for (name, shape, vocabulary, batches) in [
-        ("small", small, 1000, vec![1, 3, 8]),
-        ("retnet of 4 layers", plain, 5000, vec![1, 5]),
-        ("denseretnet of 4 layers", few, 5000, vec![1, 2, 3, 5, 7, 8]),
-        ("denseretnet-350m", dense, 32001, vec![2, 4, 8, 1, 6]),
+        ("small", small, 1000, vec![1, 2, 4, 6, 8]),
+        ("retnet of 4 layers", plain, 5000, vec![1, 6]),
+        ("denseretnet of 4 layers", few, 5000, vec![1, 2, 4, 6, 8]),
+        ("denseretnet-350m", dense, 32001, vec![1, 2, 4, 6, 8]),
     ] {
+        let named = |batch: usize| format!("retnet_step {name} batch {batch}");
+        let batches: Vec<usize> = batches.into_iter().filter(|batch| named(*batch).contains(&case)).collect();
+        if batches.is_empty() {
+            continue;
+        }
         let mut model = Model::random(gpu, shape, vocabulary)?;
         for batch in batches {
             model.shape.batch = batch;
-            if let Err(error) = run(gpu, &model, &format!("retnet_step {name} batch {batch}")) {
-                gpu.failed(name, &error.to_string());
+            if let Err(error) = run(gpu, &model, &named(batch)) {
+                gpu.failed(&named(batch), &error.to_string());
             }
         }
     }
@@ -296,7 +320,9 @@ fn run(gpu: &mut Gpu, model: &Model, name: &str) -> Outcome {
         (0..count).map(|_| (0..batch).map(|_| gpu.bits() as usize % model.vocabulary).collect()).collect();
     let mut first: Vec<Vec<f32>> = Vec::new();
     for pass in 0..2 {
-        states.fill_bytes(&gpu.stream, 0)?;
+        for (l, n) in (0..layers).flat_map(|l| (0..batch).map(move |n| (l, n))) {
+            states.write(&gpu.stream, l * of_layer + n * of_layer / batch, model.initial_state(n, l))?;
+        }
         for (i, text) in texts.iter().enumerate() {
             tokens.write(&gpu.stream, 0, &text.iter().map(|token| *token as i32).collect::<Vec<_>>())?;
             past.write(&gpu.stream, 0, &(0..batch).map(|n| position(n, i) as u64).collect::<Vec<_>>())?;
@@ -316,16 +342,14 @@ fn run(gpu: &mut Gpu, model: &Model, name: &str) -> Outcome {
     // The CPU is slow: the first and the last row stand for all. The same steps on the CPU with operands rounded to fp16
     // show what rounding alone costs.
     for n in if batch == 1 { vec![0] } else { vec![0, batch - 1] } {
-        let (mut row, mut rounded) = (Row::new(&model.shape), Row::new(&model.shape));
+        let (mut row, mut rounded) = (Row::new(model, n), Row::new(model, n));
         for (i, text) in texts.iter().enumerate() {
             let expected = row.step(model, text[n], position(n, i), false);
             let got = &first[i][n * model.vocabulary..][..model.vocabulary];
             gpu.report_error(&format!("{name} row {n} token {i}"), relative_error(got, &expected), 3e-3);
-            if n == 0 {
-                let emulated = rounded.step(model, text[n], position(n, i), true);
-                let emulated: Vec<f32> = emulated.iter().map(|x| *x as f32).collect();
-                println!("  of rounding alone, on the CPU: {:.2e}", relative_error(&emulated, &expected));
-            }
+            let emulated = rounded.step(model, text[n], position(n, i), true);
+            let emulated: Vec<f32> = emulated.iter().map(|x| *x as f32).collect();
+            println!("  of rounding alone, on the CPU: {:.2e}", relative_error(&emulated, &expected));
         }
         let of_row = of_layer / batch;
         let got = &got_states[n * of_row..][..of_row];

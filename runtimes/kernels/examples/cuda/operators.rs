@@ -1,7 +1,8 @@
 //! The kernels of Mamba, and the dense norm.
 
 use super::gpu::{Gpu, Outcome, Tensor, relative_error, silu, softplus, tolerance};
-use densessm_cuda::{Activation, Buffer, Function, LaunchShape, Module, units};
+use densessm_cuda::{Buffer, Function, LaunchShape, Module};
+use densessm_kernels::cuda::{Activation, units};
 use std::sync::Arc;
 
 const F32: Activation = Activation::F32;
@@ -16,9 +17,9 @@ pub(crate) fn causal_conv(gpu: &mut Gpu) -> Outcome {
         let function = module.function("causal_conv")?;
         let case = |gpu: &mut Gpu, [batch, time, channels]: [usize; 3], check: bool| -> Outcome {
             let u = gpu.tensor(activation, batch * time * channels, |x| x)?;
-            let weight = gpu.tensor(activation, 4 * channels, |x| x)?;
+            let weight = gpu.tensor(F32, 4 * channels, |x| x)?;
             let state = gpu.tensor(F32, batch * channels * 3, |x| x)?;
-            let bias = gpu.tensor(activation, channels, |x| x)?;
+            let bias = gpu.tensor(F32, channels, |x| x)?;
             let lengths: Vec<i32> = (0..batch).map(|b| (time - (b * 5) % time.max(2).min(time)) as i32).collect();
             let on_gpu = gpu.integers(&lengths)?;
             let (y, present) = (gpu.output(activation, u.host.len())?, gpu.output(F32, state.host.len())?);
@@ -136,7 +137,7 @@ impl Readout {
             channel_gate: Some(gpu.tensor(activation, batch * time * channels, |x| 2.0 * x)?),
             state_gate: Some(gpu.tensor(activation, batch * time * states, |x| 2.0 * x)?),
             projections: (0..projected)
-                .map(|_| gpu.tensor(activation, states * states, |x| 0.3 * x))
+                .map(|_| gpu.tensor(F32, states * states, |x| 0.3 * x))
                 .collect::<Result<_, _>>()?,
         })
     }

@@ -3,8 +3,9 @@
 //! Sizes that a kernel keeps in registers are constants of the compilation. A bundle needs one unit per operator and
 //! set of constants, which is known from the graph's nodes when their kernels are created.
 
-use crate::Architecture;
-use densessm_kernels::cuda;
+use super::sources;
+use densessm_cuda::Unit;
+use densessm_proto::DType;
 
 /// The element type of activations; states, norm weights, `A`, skip weights and biases of Δ are always fp32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,62 +47,28 @@ impl Activation {
             Self::Bf16 => "-DACTIVATION=17",
         }
     }
+
+    /// The type of activations of a kernel; none for a type that no CUDA kernel has.
+    pub const fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::F16 => Some(Self::F16),
+            DType::BF16 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
 }
 
-/// A kernel source with the constants it is compiled with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit {
-    name: &'static str,
-    source: &'static str,
-    defines: Vec<String>,
-}
-
-impl Unit {
-    fn new(name: &'static str, source: &'static str, activation: Activation, constants: &[(&str, usize)]) -> Self {
-        let constants = constants.iter().map(|(name, value)| format!("-D{name}={value}"));
-        Self { name, source, defines: [activation.define().to_owned()].into_iter().chain(constants).collect() }
-    }
-
-    /// Replaces the source, keeping the constants: for experiments with a kernel.
-    #[must_use]
-    pub fn with_source(mut self, source: &'static str) -> Self {
-        self.source = source;
-        self
-    }
-
-    /// Returns the source's name, which is that of its main kernel.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Returns the CUDA C++ source.
-    pub fn source(&self) -> &'static str {
-        self.source
-    }
-
-    /// Returns what the source may include, by name.
-    pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
-        cuda::HEADERS
-    }
-
-    /// Returns the compiler's options.
-    pub fn options(&self, architecture: Architecture) -> Vec<String> {
-        let mut options = vec![
-            format!("--gpu-architecture={architecture}"),
-            "--std=c++17".to_owned(),
-            "--extra-device-vectorization".to_owned(),
-            // Lambdas are functions of the device.
-            "--device-as-default-execution-space".to_owned(),
-            "--ptxas-options=-v".to_owned(),
-        ];
-        options.extend(self.defines.iter().cloned());
-        options
-    }
+/// A unit of a source that includes the project's headers.
+fn unit(name: &'static str, source: &'static str, activation: Activation, constants: &[(&str, usize)]) -> Unit {
+    let constants = constants.iter().map(|(name, value)| format!("-D{name}={value}"));
+    let defines = [activation.define().to_owned()].into_iter().chain(constants).collect();
+    Unit::new(name, source, sources::HEADERS, defines)
 }
 
 /// `CausalConv` with this number of taps.
 pub fn causal_conv(activation: Activation, taps: usize) -> Unit {
-    Unit::new("causal_conv", cuda::CAUSAL_CONV, activation, &[("TAPS", taps)])
+    unit("causal_conv", sources::CAUSAL_CONV, activation, &[("TAPS", taps)])
 }
 
 /// `SelectiveScan` with N states a channel and this number of neighbours.
@@ -109,32 +76,32 @@ pub fn causal_conv(activation: Activation, taps: usize) -> Unit {
 /// The module's constant `selective_scan_shape` holds the channels and the threads of a block.
 pub fn selective_scan(activation: Activation, states: usize, neighbours: usize) -> Unit {
     let constants = [("STATES", states), ("NEIGHBOURS", neighbours)];
-    Unit::new("selective_scan", cuda::SELECTIVE_SCAN, activation, &constants)
+    unit("selective_scan", sources::SELECTIVE_SCAN, activation, &constants)
 }
 
 /// `SelectiveStep` with N states a channel and this number of neighbours.
 pub fn selective_step(activation: Activation, states: usize, neighbours: usize) -> Unit {
     let constants = [("STATES", states), ("NEIGHBOURS", neighbours)];
-    Unit::new("selective_step", cuda::SELECTIVE_STEP, activation, &constants)
+    unit("selective_step", sources::SELECTIVE_STEP, activation, &constants)
 }
 
 /// `DenseNorm` over vectors of this width, with this number of neighbours.
 pub fn dense_norm(activation: Activation, width: usize, neighbours: usize) -> Unit {
-    Unit::new("dense_norm", cuda::DENSE_NORM, activation, &[("WIDTH", width), ("NEIGHBOURS", neighbours)])
+    unit("dense_norm", sources::DENSE_NORM, activation, &[("WIDTH", width), ("NEIGHBOURS", neighbours)])
 }
 
 /// `Retention` token by token in fp32, with heads of this many keys and values.
 pub fn retention(activation: Activation, keys: usize, values: usize) -> Unit {
-    Unit::new("retention", cuda::RETENTION, activation, &[("KEYS", keys), ("VALUES", values)])
+    unit("retention", sources::RETENTION, activation, &[("KEYS", keys), ("VALUES", values)])
 }
 
 /// `Retention` in chunks on tensor cores; fp16 and bf16 only, and [`retention_chunks_fit`] must hold.
 ///
 /// The module's constant `retention_chunks_shape` holds threads, columns of a block and bytes of dynamic shared memory of
 /// the main kernel, then threads and bytes of `retention_chunks_prepare`. Large heads need more shared memory than some
-/// GPUs have, which [`Function::prepare`](crate::Function::prepare) refuses.
+/// GPUs have, which [`Function::prepare`](densessm_cuda::Function::prepare) refuses.
 pub fn retention_chunks(activation: Activation, keys: usize, values: usize) -> Unit {
-    Unit::new("retention_chunks", cuda::RETENTION_CHUNKS, activation, &[("KEYS", keys), ("VALUES", values)])
+    unit("retention_chunks", sources::RETENTION_CHUNKS, activation, &[("KEYS", keys), ("VALUES", values)])
 }
 
 /// Whether the tensor core kernels support heads of this many keys and values.
@@ -144,7 +111,7 @@ pub const fn retention_chunks_fit(keys: usize, values: usize) -> bool {
 
 /// `RetentionStep` with heads of this many keys and values.
 pub fn retention_step(activation: Activation, keys: usize, values: usize) -> Unit {
-    Unit::new("retention_step", cuda::RETENTION_STEP, activation, &[("KEYS", keys), ("VALUES", values)])
+    unit("retention_step", sources::RETENTION_STEP, activation, &[("KEYS", keys), ("VALUES", values)])
 }
 
 /// The sizes of a Mamba or DenseMamba model that its decode step is compiled for.
@@ -173,7 +140,7 @@ pub struct MambaShape {
 /// It needs compute capability 9.0 or newer, 227 KiB of shared memory for a block, and as many multiprocessors as it has
 /// blocks. The module's constant `mamba_step_shape` holds blocks, threads of a block, bytes of dynamic shared memory,
 /// and the lengths of the four buffers through which blocks exchange values.
-/// [`Function::prepare`](crate::Function::prepare) refuses a GPU that is too small.
+/// [`Function::prepare`](densessm_cuda::Function::prepare) refuses a GPU that is too small.
 pub fn mamba_step(activation: Activation, shape: &MambaShape) -> Unit {
     let constants = [
         ("HIDDEN", shape.hidden),
@@ -186,7 +153,7 @@ pub fn mamba_step(activation: Activation, shape: &MambaShape) -> Unit {
         ("LAYERS", shape.layers),
         ("BATCH", shape.batch),
     ];
-    Unit::new("mamba_step", cuda::MAMBA_STEP, activation, &constants)
+    unit("mamba_step", sources::MAMBA_STEP, activation, &constants)
 }
 
 /// The sizes of a DenseRetNet model that its decode step is compiled for.
@@ -217,7 +184,7 @@ pub struct RetNetShape {
 /// It needs compute capability 9.0 or newer, 227 KiB of shared memory for a block, and as many multiprocessors as it has
 /// blocks. The module's constant `retnet_step_shape` holds blocks, threads of a block, bytes of dynamic shared memory,
 /// and the lengths of the five buffers through which blocks exchange values.
-/// [`Function::prepare`](crate::Function::prepare) refuses a GPU that is too small.
+/// [`Function::prepare`](densessm_cuda::Function::prepare) refuses a GPU that is too small.
 pub fn retnet_step(activation: Activation, shape: &RetNetShape) -> Unit {
     let constants = [
         ("HIDDEN", shape.hidden),
@@ -230,5 +197,5 @@ pub fn retnet_step(activation: Activation, shape: &RetNetShape) -> Unit {
         ("LAYERS", shape.layers),
         ("BATCH", shape.batch),
     ];
-    Unit::new("retnet_step", cuda::RETNET_STEP, activation, &constants)
+    unit("retnet_step", sources::RETNET_STEP, activation, &constants)
 }

@@ -1,8 +1,9 @@
 //! The whole decode step of Mamba and DenseMamba as one kernel.
 
 use super::gpu::{Gpu, Outcome, Tensor, relative_error, silu, softplus};
-use densessm_cuda::{
-    Activation, Buffer, LaunchShape,
+use densessm_cuda::{Buffer, LaunchShape};
+use densessm_kernels::cuda::{
+    Activation,
     units::{self, MambaShape},
 };
 use half::f16;
