@@ -26,7 +26,7 @@
 #include "mma.cuh"
 
 #ifndef FLIGHT
-#define FLIGHT 4   // pieces under way
+#define FLIGHT 2   // pieces under way
 #endif
 #ifndef LOAD_AT
 #define LOAD_AT 0  // when the first row's states are loaded: 0 when x is there, 1 when o g of the layer before is
@@ -35,7 +35,7 @@
 #define MOST_ROWS 4  // of the batch whose o g a thread holds at once
 #endif
 #ifndef PRODUCT_UNROLL
-#define PRODUCT_UNROLL 3
+#define PRODUCT_UNROLL 6
 #endif
 
 constexpr int THREADS = 256, WARPS = 8;          // that compute; one more warp copies
@@ -56,7 +56,11 @@ constexpr int EACH = (COLUMNS + 31) / 32;        // columns of a lane
 constexpr int padded(int bytes) { return (bytes + 63) / 128 * 128 + 64; }  // rows in shared memory, without bank conflicts
 constexpr int WIDE = HIDDEN * 2 + 64, WIDER = INNER * 2 + 64;
 constexpr int KEY_STRIDE = padded(KEY_GATE * 2), VALUE_STRIDE = padded(VALUE_GATE * 2);
-constexpr int PIECE = 4, OUT_PIECE = 2;          // rows of a piece
+#ifndef PIECE_ROWS
+#define PIECE_ROWS 4
+#endif
+constexpr int UNROLL = PRODUCT_UNROLL;          // of the steps of k in a product
+constexpr int PIECE = PIECE_ROWS, OUT_PIECE = PIECE / 2;  // rows of a piece
 constexpr int SLOT = PIECE * WIDE;               // bytes of one
 constexpr int TILE = 24;                         // rows of the head, or of the gates, at once
 constexpr int LARGEST = COLUMNS > TILE ? COLUMNS : TILE;
@@ -115,12 +119,16 @@ struct __align__(128) Rest {
     __align__(16) act value_middle[BATCH][VALUE_GATE + 32];
     __align__(16) float v[BATCH][COLUMNS];          // v, then o g
     float squares[BATCH * X_WARPS];
-    float gates[BATCH][QUERIES + COLUMNS];
+    float gates[BATCH][QUERIES + COLUMNS], g[BATCH][COLUMNS];
     float factor[BATCH], factors[BATCH][HEADS];     // of k v, of o
+    // What stays the same from layer to layer, or is handed on, of a row of the batch: its rotation (of own pairs), its
+    // normaliser, own part of x, and own keys and values of the layers before.
+    float cosine[BATCH][PAIRS], sine[BATCH][PAIRS], scale[BATCH], x[BATCH][OUT];
+    float below[GATED ? NEIGHBOURS : 1][BATCH][QUERIES + COLUMNS];
     u64 small_full, small_free;
 };
 
-constexpr int SLOTS_FIT = ((227 << 10) - (int)sizeof(Rest) - 1024) / SLOT, SLOTS = SLOTS_FIT < 24 ? SLOTS_FIT : 24;
+constexpr int SLOTS_FIT = ((227 << 10) - (int)sizeof(Rest) - 1024) / SLOT, SLOTS = SLOTS_FIT < 40 ? SLOTS_FIT : 40;
 static_assert(SLOTS >= FLIGHT && SLOTS >= 2 * LARGEST / PIECE - 2, "shared memory");
 
 struct __align__(128) Shared {
@@ -356,15 +364,24 @@ __device__ __forceinline__ void small_product(float (&c)[4], const char *rows, i
 
 __device__ __forceinline__ float4 load_state(const float *p) {
     float4 v;
-#if defined(STATE_HINT)
-    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+#ifndef STATE_READ
+#define STATE_READ ".L1::no_allocate.L2::128B"
+#endif
+#ifndef STATE_WRITE
+#define STATE_WRITE ".cs"
+#endif
+#if defined(NO_STATE)
+    v = make_float4(1.0f, 0.0f, 0.0f, 0.0f);
 #else
-    asm volatile("ld.global.cs.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+    asm volatile("ld.global" STATE_READ ".v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
 #endif
     return v;
 }
 __device__ __forceinline__ void store_state(float *p, float4 v) {
-    asm volatile("st.global.cs.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#if defined(NO_STATE)
+    if (v.x != 1.2345f) return;
+#endif
+    asm volatile("st.global" STATE_WRITE ".v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
 // The warps that compute.
@@ -439,7 +456,7 @@ struct Step {
             rows[g] = shared.ring[(pieces + row / OF_PIECE) % SLOTS] + row % OF_PIECE * STRIDE;
         }
         float c[TILES][4] = {};
-#pragma unroll PRODUCT_UNROLL
+#pragma unroll UNROLL
         for (int j = 0; j < WIDTH / WARPS / 32; j++) {
             int offset = (warp * (WIDTH / WARPS) + j * 32 + lane % 4 * 8) * 2;
             uint4 b = load_row(rest.rows, STRIDE, offset, lane);
@@ -528,23 +545,33 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
     Rest &rest = step.rest;
     const int block = step.block, warp = step.warp, lane = step.lane, head = block / OF_HEAD;
 
-    // Warp n has row n of the batch: its rotation (lanes take own q, then own k), its normaliser, its part of x.
-    float residual = 0.0f, cosine = 1.0f, sine = 0.0f, scale = 1.0f;
+    // Warp n has row n of the batch.
     if (warp < BATCH) {
         u64 position = (u64)p.past[warp];
-        // Angles in units of 2^-40 turns, so that late positions are as precise as early ones.
-        int pair = (block * PAIRS + lane % QUERIES / 2) % (KEYS / 2);
-        double turns = exp(-9.210340371976184 * pair / (KEYS / 2 > 2 ? KEYS / 2 - 1 : 1)) * 0.15915494309189535;
-        u64 angle = position * (u64)__double2ll_rn(turns * 1099511627776.0) & ((1ull << 40) - 1);
-        float halves = (float)angle * (1.0f / 549755813888.0f);
-        cosine = cospif(halves), sine = sinpif(halves);
+        if (lane < PAIRS) {
+            // Angles in units of 2^-40 turns, so that late positions are as precise as early ones.
+            int pair = (block * PAIRS + lane) % (KEYS / 2);
+            double turns = exp(-9.210340371976184 * pair / (KEYS / 2 > 2 ? KEYS / 2 - 1 : 1)) * 0.15915494309189535;
+            u64 angle = position * (u64)__double2ll_rn(turns * 1099511627776.0) & ((1ull << 40) - 1);
+            float halves = (float)angle * (1.0f / 549755813888.0f);
+            rest.cosine[warp][lane] = cospif(halves), rest.sine[warp][lane] = sinpif(halves);
+        }
         double gap = exp2((double)(-5 - head));
-        scale = (float)rsqrt(-expm1((double)(position + 1) * log1p(-gap)) / gap);
-        if (lane < OUT) residual = to_float(p.embedding[(size_t)p.tokens[warp] * HIDDEN + block * OUT + lane]);
+        if (lane == 0) rest.scale[warp] = (float)rsqrt(-expm1((double)(position + 1) * log1p(-gap)) / gap);
+        if (lane < OUT) rest.x[warp][lane] = to_float(p.embedding[(size_t)p.tokens[warp] * HIDDEN + block * OUT + lane]);
+        for (int i = 0; i < NEIGHBOURS; i++)
+            for (int c = lane; c < QUERIES + COLUMNS; c += 32) rest.below[i][warp][c] = 0.0f;
+        __syncwarp();
     }
+    // The sum of number `c` of the own keys and values of the layers before, into which layer l's takes its place.
+    auto neighbours = [&](int c, float own, int l) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < NEIGHBOURS; i++) sum += rest.below[i][warp][c];
+        if (GATED) rest.below[GATED ? l % NEIGHBOURS : 0][warp][c] = own;
+        return sum;
+    };
     const float decay = head_decay(head);
-
-    float below_k[GATED ? NEIGHBOURS : 1] = {}, below_v[GATED ? NEIGHBOURS : 1][EACH] = {};
 
     // The states of a row of the batch, as the lanes hold them.
     float4 state[ROUNDS];
@@ -577,9 +604,12 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         }
 
         // q and k. Two lanes have a pair.
-        u64 *qk = p.qk + (((size_t)warp * HEADS + head) * QK_PAIRS + (block % OF_HEAD * PAIRS)) * 2;
+        auto qk = [&](int lane) {
+            int own = fresh(block);
+            return p.qk + ((warp * HEADS + own / OF_HEAD) * QK_PAIRS + own % OF_HEAD * PAIRS + lane / 2) * 2;
+        };
         auto rotate = [&](float x) {
-            float other = __shfl_xor_sync(~0u, x, 1);
+            float other = __shfl_xor_sync(~0u, x, 1), cosine = rest.cosine[warp][lane % QUERIES / 2], sine = rest.sine[warp][lane % QUERIES / 2];
             return lane % 2 == 0 ? x * cosine - other * sine : x * cosine + other * sine;
         };
         auto put_pair = [&](float x, bool here, u64 *to) {
@@ -590,7 +620,7 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         float k = 0.0f, squares_k = 0.0f;
         if (warp < BATCH) {
             float value = lane < 2 * QUERIES ? silu(step.sum(lane)) : 0.0f;
-            put_pair(rotate(value), lane < QUERIES, qk + lane / 2 * 2);
+            put_pair(rotate(value), lane < QUERIES, qk(lane));
             if (lane >= QUERIES) k = value * rsqrtf((float)KEYS);
         }
         if (gated) {
@@ -599,17 +629,12 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         }
         if (warp < BATCH) {
             float fused = k;
-            if (gated && lane >= QUERIES && lane < 2 * QUERIES) {
-                float below = 0.0f;
-#pragma unroll
-                for (int i = 0; i < NEIGHBOURS; i++) below += below_k[i];
-                fused = fmaf(rest.gates[warp][lane - QUERIES], below, k);
+            if (GATED && lane >= QUERIES && lane < 2 * QUERIES) {
+                float below = neighbours(lane - QUERIES, k, l);
+                if (gated) fused = fmaf(rest.gates[warp][lane - QUERIES], below, k);
             }
-#pragma unroll
-            for (int i = NEIGHBOURS - 1; i > 0; i--) below_k[i] = below_k[i - 1];
-            if (GATED) below_k[0] = k;
             squares_k = warp_sum(fused * fused);
-            put_pair(rotate(fused * key_weight), lane >= QUERIES && lane < 2 * QUERIES, qk + (lane - QUERIES) / 2 * 2 + 1);
+            put_pair(rotate(fused * key_weight), lane >= QUERIES && lane < 2 * QUERIES, qk(lane - QUERIES) + 1);
         }
 
         // v and g.
@@ -621,15 +646,8 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
                 int c = lane + 32 * e;
                 if (c >= COLUMNS) continue;
                 float v = silu(step.sum(c)), fused = v;
-                if (gated) {
-                    float below = 0.0f;
-#pragma unroll
-                    for (int i = 0; i < NEIGHBOURS; i++) below += below_v[i][e];
-                    fused = fmaf(rest.gates[warp][QUERIES + c], below, v);
-                }
-#pragma unroll
-                for (int i = NEIGHBOURS - 1; i > 0; i--) below_v[i][e] = below_v[i - 1][e];
-                if (GATED) below_v[0][e] = v;
+                float below = neighbours(QUERIES + c, v, l);
+                if (gated) fused = fmaf(rest.gates[warp][QUERIES + c], below, v);
                 squares_v = fmaf(fused, fused, squares_v);
                 rest.v[warp][c] = fused * value_weight[e];
             }
@@ -637,11 +655,10 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
             if (lane == 0) put(p.sums + warp * OWNERS + block, two24(squares_k, squares_v), phase);
         }
         step.product<COLUMNS, PIECE, HIDDEN>();
-        float g[EACH] = {};
         if (warp < BATCH)
 #pragma unroll
             for (int e = 0; e < EACH; e++)
-                if (lane + 32 * e < COLUMNS) g[e] = silu(step.sum(lane + 32 * e)) * group_weight[e];
+                if (lane + 32 * e < COLUMNS) rest.g[warp][lane + 32 * e] = silu(step.sum(lane + 32 * e)) * group_weight[e];
 
         // q and k of the head: pairs of float2 {q, k}; the factor of k v.
         float2 *all_qk = reinterpret_cast<float2 *>(rest.rows);
@@ -710,16 +727,16 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
             for (int e = 0; e < EACH; e++) {
                 int c = lane + 32 * e;
                 if (c >= COLUMNS) continue;
-                float o = step.sum(c) * scale;
+                float o = step.sum(c) * rest.scale[warp];
                 squares = fmaf(o, o, squares);
-                rest.v[warp][c] = o * g[e];
+                rest.v[warp][c] = o * rest.g[warp][c];
             }
             squares = warp_sum(squares);
             if (lane == 0) put(squares_words + block, __float_as_uint(squares), phase);
             __syncwarp();
             if (lane < 2 * Y_PAIRS) {
                 auto number = [&](int i) { return lane * 3 + i < COLUMNS ? upper20(rest.v[warp][lane * 3 + i]) : 0; };
-                put<4>(p.y + ((size_t)warp * OWNERS + block) * (2 * Y_PAIRS) + lane, number(2) << 40 | number(1) << 20 | number(0), phase);
+                put<4>(p.y + (warp * OWNERS + fresh(block)) * (2 * Y_PAIRS) + lane, number(2) << 40 | number(1) << 20 | number(0), phase);
             }
         }
 
@@ -762,10 +779,11 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         }
         step.product<OUT, OUT_PIECE, INNER>();
         if (warp < BATCH) {
-            if (lane < OUT) residual += step.sum(lane);
+            float residual = lane < OUT ? rest.x[warp][lane] + step.sum(lane) : 0.0f;
+            if (lane < OUT) rest.x[warp][lane] = residual;
             float next = __shfl_down_sync(~0u, residual, 1);
             if (lane < OUT && lane % 2 == 0)
-                put(p.x + (size_t)warp * (HIDDEN / 2) + (block * OUT + lane) / 2, two24(residual, next), phase + 1);
+                put(p.x + (warp * HIDDEN + fresh(block) * OUT + lane) / 2, two24(residual, next), phase + 1);
         }
     }
 }

@@ -363,14 +363,19 @@ fn run(gpu: &mut Gpu, model: &Model, name: &str) -> Outcome {
     if layers < 16 || ![1, 6].contains(&batch) {
         return Ok(());
     }
-    for variant in std::env::var("VARIANTS").unwrap_or_default().split_whitespace() {
+    let variants = std::env::var("VARIANTS").unwrap_or_default();
+    let mut units = Vec::new();
+    for variant in variants.split_whitespace() {
         let defines: String = variant
             .split(',')
             .map(|define| format!("#define {}\n", define.replacen('=', " ", 1)))
             .chain([units::retnet_step(Activation::F16, &model.shape).source().to_owned()])
             .collect();
-        let unit = units::retnet_step(Activation::F16, &model.shape).with_source(defines.leak());
-        let module = gpu.module(&unit)?;
+        units.push(units::retnet_step(Activation::F16, &model.shape).with_source(defines.leak()));
+    }
+    gpu.compile(&units)?;
+    for (variant, unit) in variants.split_whitespace().zip(&units) {
+        let module = gpu.module(unit)?;
         let [blocks, threads, shared, ..] = module.constants::<8>(&gpu.stream, "retnet_step_shape")?;
         let shape = LaunchShape::new([blocks, 1, 1], threads).shared(shared).cooperative();
         let function = module.function("retnet_step")?;
