@@ -6,15 +6,13 @@
 // their block. What blocks tell each other in a layer:
 //
 //   1  x -> norm -> gates' first layers (their blocks) -> the middles
-//                -> q, k of own pairs -> rotation -> q; with the middles: own k's gates, neighbours, rotation -> k
-//                -> v of own columns, its gates, neighbours -> sums of squares of k and v
-//                -> g of own columns
+//                -> q, k of own pairs, v, g of own columns; rotation -> q
+//      with the middles: gates of own k and v, neighbours, rotation -> k, sums of squares of k and v
 //   2  q and k of the head, all sums -> own columns of the states, their readout o -> o g and sums of squares of o
 //   3  all o g, all sums -> own rows of the out product -> x
 //
 // A norm's factor is a scalar for each row (and head), so products with what it scales begin before it is known.
-// The middles, q, k and the sums travel while a block still has rows of v and g to multiply; only x and o g are waited
-// for with nothing else to do. Meanwhile a warp of its own copies weights to a ring of pieces in shared memory, in the
+// The middles and q travel while a block still has rows of v and g to multiply. Meanwhile a warp of its own copies weights to a ring of pieces in shared memory, in the
 // order of their use and as far ahead as the ring is long, with `FLIGHT` pieces under way.
 // States pass through registers: while a row of the batch is computed, the next row's are loaded.
 //
@@ -62,8 +60,12 @@ constexpr int KEY_STRIDE = padded(KEY_GATE * 2), VALUE_STRIDE = padded(VALUE_GAT
 constexpr int UNROLL = PRODUCT_UNROLL;          // of the steps of k in a product
 constexpr int PIECE = PIECE_ROWS, OUT_PIECE = PIECE / 2;  // rows of a piece
 constexpr int SLOT = PIECE * WIDE;               // bytes of one
-constexpr int TILE = 24;                         // rows of the head, or of the gates, at once
-constexpr int LARGEST = COLUMNS > TILE ? COLUMNS : TILE;
+constexpr int TILE = 24;                         // rows of the head at once
+#ifndef GATE_TILE
+#define GATE_TILE (BATCH <= 2 ? 64 : 32)
+#endif
+constexpr int GATES_AT_ONCE = GATE_ROWS < GATE_TILE ? GATE_ROWS : GATE_TILE;  // rows of the gates
+constexpr int LARGER = COLUMNS > TILE ? COLUMNS : TILE, LARGEST = GATED && GATES_AT_ONCE > LARGER ? (GATES_AT_ONCE + 3) / 4 * 4 : LARGER;
 
 // The states: a warp reads KEYS_AT_ONCE rows of COLUMNS columns at once, 16 bytes a lane.
 constexpr int QUADS = COLUMNS / 4;
@@ -129,7 +131,7 @@ struct __align__(128) Rest {
 };
 
 constexpr int SLOTS_FIT = ((227 << 10) - (int)sizeof(Rest) - 1024) / SLOT, SLOTS = SLOTS_FIT < 40 ? SLOTS_FIT : 40;
-static_assert(SLOTS >= FLIGHT && SLOTS >= 2 * LARGEST / PIECE - 2, "shared memory");
+static_assert(SLOTS >= FLIGHT && SLOTS >= 2 * LARGER / PIECE - 2 && SLOTS * PIECE >= LARGEST, "shared memory");
 
 struct __align__(128) Shared {
     char ring[SLOTS][SLOT];
@@ -491,9 +493,12 @@ struct Step {
     __device__ __forceinline__ void middles(int first, u32 phase) {
         product<COUNT, PIECE, HIDDEN>();
         if (warp >= BATCH) return;
-        float value = lane < COUNT ? silu(sum(lane)) : 0.0f, next = __shfl_down_sync(~0u, value, 1);
-        int row = (block - OWNERS) * GATE_ROWS + first + lane;
-        if (lane < COUNT && lane % 2 == 0) put(p.g + (size_t)warp * (MIDDLES / 2) + row / 2, pack(value, next), phase);
+#pragma unroll
+        for (int i = 0; i < COUNT; i += 32) {
+            float value = i + lane < COUNT ? silu(sum(i + lane)) : 0.0f, next = __shfl_down_sync(~0u, value, 1);
+            int row = (block - OWNERS) * GATE_ROWS + first + i + lane;
+            if (i + lane < COUNT && lane % 2 == 0) put(p.g + (warp * MIDDLES + row) / 2, pack(value, next), phase);
+        }
     }
 
     // The gates of own rows of k and columns of v, from the middles.
@@ -533,8 +538,8 @@ __device__ __forceinline__ void compute_gates(Step &step, u32 base, float epsilo
         step.normed(base + l, l == 0, epsilon);
         step.free_small();
 #pragma unroll
-        for (int tile = 0; tile + TILE <= GATE_ROWS; tile += TILE) step.middles<TILE>(tile, base + l);
-        constexpr int LEFT = GATE_ROWS % TILE;
+        for (int tile = 0; tile + GATES_AT_ONCE <= GATE_ROWS; tile += GATES_AT_ONCE) step.middles<GATES_AT_ONCE>(tile, base + l);
+        constexpr int LEFT = GATE_ROWS % GATES_AT_ONCE;
         if constexpr (LEFT > 0) step.middles<LEFT>(GATE_ROWS - LEFT, base + l);
     }
 }
@@ -617,48 +622,50 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
             if (here && lane % 2 == 0) put(to, two24(x, next), phase);
         };
         step.product<2 * QUERIES, PIECE, HIDDEN>();
-        float k = 0.0f, squares_k = 0.0f;
+        float k = 0.0f;
         if (warp < BATCH) {
             float value = lane < 2 * QUERIES ? silu(step.sum(lane)) : 0.0f;
             put_pair(rotate(value), lane < QUERIES, qk(lane));
-            if (lane >= QUERIES) k = value * rsqrtf((float)KEYS);
+            if (lane >= QUERIES && lane < 2 * QUERIES) k = value * rsqrtf((float)KEYS);
         }
-        if (gated) {
-            step.gates(phase);
-            step.free_small();
-        }
-        if (warp < BATCH) {
-            float fused = k;
-            if (GATED && lane >= QUERIES && lane < 2 * QUERIES) {
-                float below = neighbours(lane - QUERIES, k, l);
-                if (gated) fused = fmaf(rest.gates[warp][lane - QUERIES], below, k);
-            }
-            squares_k = warp_sum(fused * fused);
-            put_pair(rotate(fused * key_weight), lane >= QUERIES && lane < 2 * QUERIES, qk(lane - QUERIES) + 1);
-        }
-
         // v and g.
         step.product<COLUMNS, PIECE, HIDDEN>();
-        if (warp < BATCH) {
-            float squares_v = 0.0f;
+        float v[EACH] = {};
+        if (warp < BATCH)
 #pragma unroll
-            for (int e = 0; e < EACH; e++) {
-                int c = lane + 32 * e;
-                if (c >= COLUMNS) continue;
-                float v = silu(step.sum(c)), fused = v;
-                float below = neighbours(QUERIES + c, v, l);
-                if (gated) fused = fmaf(rest.gates[warp][QUERIES + c], below, v);
-                squares_v = fmaf(fused, fused, squares_v);
-                rest.v[warp][c] = fused * value_weight[e];
-            }
-            squares_v = warp_sum(squares_v);
-            if (lane == 0) put(p.sums + warp * OWNERS + block, two24(squares_k, squares_v), phase);
-        }
+            for (int e = 0; e < EACH; e++)
+                if (lane + 32 * e < COLUMNS) v[e] = silu(step.sum(lane + 32 * e));
         step.product<COLUMNS, PIECE, HIDDEN>();
         if (warp < BATCH)
 #pragma unroll
             for (int e = 0; e < EACH; e++)
                 if (lane + 32 * e < COLUMNS) rest.g[warp][lane + 32 * e] = silu(step.sum(lane + 32 * e)) * group_weight[e];
+
+        // The neighbours of k and v.
+        if (gated) {
+            step.gates(phase);
+            step.free_small();
+        }
+        if (warp < BATCH) {
+            float squares_k = 0.0f, squares_v = 0.0f;
+            if (lane >= QUERIES && lane < 2 * QUERIES) {
+                float below = neighbours(lane - QUERIES, k, l);
+                if (gated) k = fmaf(rest.gates[warp][lane - QUERIES], below, k);
+                squares_k = k * k;
+            }
+            put_pair(rotate(k * key_weight), lane >= QUERIES && lane < 2 * QUERIES, qk(lane - QUERIES) + 1);
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                int c = lane + 32 * e;
+                if (c >= COLUMNS) continue;
+                float below = neighbours(QUERIES + c, v[e], l), fused = v[e];
+                if (gated) fused = fmaf(rest.gates[warp][QUERIES + c], below, fused);
+                squares_v = fmaf(fused, fused, squares_v);
+                rest.v[warp][c] = fused * value_weight[e];
+            }
+            squares_k = warp_sum(squares_k), squares_v = warp_sum(squares_v);
+            if (lane == 0) put(p.sums + warp * OWNERS + block, two24(squares_k, squares_v), phase);
+        }
 
         // q and k of the head: pairs of float2 {q, k}; the factor of k v.
         float2 *all_qk = reinterpret_cast<float2 *>(rest.rows);
