@@ -21,28 +21,16 @@
 // fp32. A word is written again only after all its readers have told something that depends on it, so one buffer of
 // each kind suffices. The products use the tensor cores with up to eight rows of the batch as columns; the lanes of a
 // quad take eight consecutive numbers of k each, which is a permutation of k that both operands share.
-#include "retnet_products.cuh"
+#include "retnet_step_products.cuh"
 
+// A block has parts of cache lines, its neighbours the others at about the same time: the whole line goes to the L2 cache.
 __device__ __forceinline__ float4 load_state(const float *p) {
     float4 v;
-#ifndef STATE_READ
-#define STATE_READ ".L1::no_allocate.L2::128B"
-#endif
-#ifndef STATE_WRITE
-#define STATE_WRITE ".cs"
-#endif
-#if defined(NO_STATE)
-    v = make_float4(1.0f, 0.0f, 0.0f, 0.0f);
-#else
-    asm volatile("ld.global" STATE_READ ".v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
-#endif
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
     return v;
 }
 __device__ __forceinline__ void store_state(float *p, float4 v) {
-#if defined(NO_STATE)
-    if (v.x != 1.2345f) return;
-#endif
-    asm volatile("st.global" STATE_WRITE ".v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+    asm volatile("st.global.cs.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
 // A gate block: nothing in layers without gates.
@@ -104,7 +92,6 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         for (int i = 0; i < ROUNDS; i++)
             if (has(i)) state[i] = load_state(layer.state + own_state + i * ROUND);
     };
-    if (LOAD_AT == 1) load_states(p.layers[0]);
 
     for (int l = 0; l < LAYERS; l++) {
         const Layer &layer = p.layers[l];
@@ -112,7 +99,7 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
         const bool gated = GATED && layer.key_gate;
         step.normed(phase, l == 0, epsilon);
         if (!gated) step.free_small();
-        if (LOAD_AT == 0) load_states(layer);
+        load_states(layer);
         float key_weight = 1.0f, value_weight[EACH], group_weight[EACH];
         if (layer.key_norm && lane >= QUERIES && lane < 2 * QUERIES) key_weight = layer.key_norm[block * QUERIES + lane - QUERIES];
 #pragma unroll
@@ -283,7 +270,6 @@ __device__ __forceinline__ void compute_layers(Step &step, u32 base, float epsil
                         if (lane % (OF_HEAD / 2) == 0) rest.factors[warp][(i * 32 + lane) / (OF_HEAD / 2)] = rsqrtf(sum / VALUES + epsilon);
                     }
                 if (group == 0) synchronize();
-                if (LOAD_AT == 1 && group + 1 == GROUPS && l + 1 < LAYERS) load_states(p.layers[l + 1]);
 #pragma unroll
                 for (int i = 0; i < ROUND; i++) {
                     int at = i * THREADS + thread, row = first + at / OF_ROW, owner = at / Y_PAIRS % OWNERS, c = at % Y_PAIRS * 6;

@@ -156,12 +156,6 @@ impl Gpu {
         Ok(decode(tensor.activation, &bytes))
     }
 
-    /// Compiles units at once, into the cache.
-    pub(crate) fn compile(&self, units: &[Unit]) -> Outcome {
-        self.compiler.compile_all(units, self.context.info().architecture, &mut |_, _, _| ())?;
-        Ok(())
-    }
-
     pub(crate) fn module(&self, unit: &Unit) -> Outcome<Arc<Module>> {
         let start = Instant::now();
         let compiled = self.compiler.compile(unit, self.context.info().architecture)?;

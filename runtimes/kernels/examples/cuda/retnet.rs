@@ -360,27 +360,5 @@ fn run(gpu: &mut Gpu, model: &Model, name: &str) -> Outcome {
     let median = gpu.time_graph(|| (0..20).try_for_each(|_| gpu.launch(&function, launch_shape, &arguments)))? / 20.0;
     gpu.report_time(name, median, bytes);
     println!("{name}: {:.0} steps/s, {:.0} tokens/s", 1e3 / median, 1e3 * batch as f64 / median);
-    if layers < 16 || ![1, 6].contains(&batch) {
-        return Ok(());
-    }
-    let variants = std::env::var("VARIANTS").unwrap_or_default();
-    let mut units = Vec::new();
-    for variant in variants.split_whitespace() {
-        let defines: String = variant
-            .split(',')
-            .map(|define| format!("#define {}\n", define.replacen('=', " ", 1)))
-            .chain([units::retnet_step(Activation::F16, &model.shape).source().to_owned()])
-            .collect();
-        units.push(units::retnet_step(Activation::F16, &model.shape).with_source(defines.leak()));
-    }
-    gpu.compile(&units)?;
-    for (variant, unit) in variants.split_whitespace().zip(&units) {
-        let module = gpu.module(unit)?;
-        let [blocks, threads, shared, ..] = module.constants::<8>(&gpu.stream, "retnet_step_shape")?;
-        let shape = LaunchShape::new([blocks, 1, 1], threads).shared(shared).cooperative();
-        let function = module.function("retnet_step")?;
-        let median = gpu.time_graph(|| (0..20).try_for_each(|_| gpu.launch(&function, shape, &arguments)))? / 20.0;
-        gpu.report_time(&format!("{name} {variant}"), median, bytes);
-    }
     Ok(())
 }

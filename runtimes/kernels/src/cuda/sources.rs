@@ -5,10 +5,10 @@ pub(super) const HEADERS: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../../cuda/common.cuh")),
     ("mma.cuh", include_str!("../../cuda/mma.cuh")),
     ("retention.cuh", include_str!("../../cuda/retention.cuh")),
-    ("retnet_copies.cuh", include_str!("../../cuda/retnet_copies.cuh")),
-    ("retnet_products.cuh", include_str!("../../cuda/retnet_products.cuh")),
-    ("retnet_sizes.cuh", include_str!("../../cuda/retnet_sizes.cuh")),
-    ("retnet_words.cuh", include_str!("../../cuda/retnet_words.cuh")),
+    ("retnet_step_copies.cuh", include_str!("../../cuda/retnet_step_copies.cuh")),
+    ("retnet_step_products.cuh", include_str!("../../cuda/retnet_step_products.cuh")),
+    ("retnet_step_shape.cuh", include_str!("../../cuda/retnet_step_shape.cuh")),
+    ("retnet_step_words.cuh", include_str!("../../cuda/retnet_step_words.cuh")),
 ];
 
 /// The causal convolution, over sequences and single tokens.

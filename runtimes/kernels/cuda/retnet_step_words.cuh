@@ -1,6 +1,6 @@
 // The words that the blocks of the decode step of DenseRetNet exchange.
 #pragma once
-#include "retnet_sizes.cuh"
+#include "retnet_step_shape.cuh"
 
 // The phase is in the upper 16 bits, or 4 bits.
 template <int BITS = 16>
@@ -43,17 +43,12 @@ __device__ __forceinline__ void await(u64 (&words)[ROUND][2], int thread, u32 ph
     static_assert(ROUND == (COUNT + THREADS - 1) / THREADS, "rounds");
     constexpr int WHOLE = COUNT / THREADS;  // rounds in which every thread has a pair
     bool all;
-#if defined(NO_WAIT)
-    constexpr bool AGAIN = false;
-#else
-    constexpr bool AGAIN = true;
-#endif
     if (WHOLE > 2) {
         do {
             u64 last[2];
             get_two(last, at((WHOLE - 1) * THREADS + thread));
             all = has_phase<BITS>(last[0], phase) && has_phase<BITS>(last[1], phase);
-        } while (AGAIN && !all);
+        } while (!all);
     }
     do {
         all = others();
@@ -64,7 +59,7 @@ __device__ __forceinline__ void await(u64 (&words)[ROUND][2], int thread, u32 ph
         for (int i = 0; i < ROUND; i++)
             if (i < WHOLE || i * THREADS + thread < COUNT)
                 all &= has_phase<BITS>(words[i][0], phase) && has_phase<BITS>(words[i][1], phase);
-    } while (AGAIN && !all);
+    } while (!all);
 }
 
 __device__ __forceinline__ bool no_others() { return true; }

@@ -1,7 +1,7 @@
 // The products of the decode step of DenseRetNet: what every block does with the weights that have been copied.
 #pragma once
-#include "retnet_copies.cuh"
-#include "retnet_words.cuh"
+#include "retnet_step_copies.cuh"
+#include "retnet_step_words.cuh"
 
 __device__ __forceinline__ uint4 load_shared16(const void *from) { return *reinterpret_cast<const uint4 *>(from); }
 // The right operand of a lane: eight numbers of row lane / 4 of the batch.
@@ -99,7 +99,7 @@ struct Step {
             rows[g] = shared.ring[(pieces + row / OF_PIECE) % SLOTS] + row % OF_PIECE * STRIDE;
         }
         float c[TILES][4] = {};
-#pragma unroll UNROLL
+#pragma unroll 6
         for (int j = 0; j < WIDTH / WARPS / 32; j++) {
             int offset = (warp * (WIDTH / WARPS) + j * 32 + lane % 4 * 8) * 2;
             uint4 b = load_row(rest.rows, STRIDE, offset, lane);

@@ -1,6 +1,6 @@
 // The warp that copies the weights of the decode step of DenseRetNet to shared memory.
 #pragma once
-#include "retnet_sizes.cuh"
+#include "retnet_step_shape.cuh"
 
 __device__ __forceinline__ void init_barrier(u64 *barrier, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
@@ -47,9 +47,6 @@ struct Copies {
         if (use) await_barrier(&shared.free[slot], use - 1 & 1);
         if (count >= FLIGHT) await_barrier(&shared.full[(count - FLIGHT) % SLOTS], (count - FLIGHT) / SLOTS & 1);
         u64 *barrier = &shared.full[slot];
-#if defined(NO_COPY)
-        rows = 0;
-#endif
         if (lane == 0) expect_bytes(barrier, rows * width * 2);
         __syncwarp();
         if (lane < rows) bulk_copy(shared.ring[slot] + lane * stride, from, width * 2, barrier, policy);

@@ -2,19 +2,6 @@
 #pragma once
 #include "mma.cuh"
 
-#ifndef FLIGHT
-#define FLIGHT 2   // pieces under way
-#endif
-#ifndef LOAD_AT
-#define LOAD_AT 0  // when the first row's states are loaded: 0 when x is there, 1 when o g of the layer before is
-#endif
-#ifndef MOST_ROWS
-#define MOST_ROWS 4  // of the batch whose o g a thread holds at once
-#endif
-#ifndef PRODUCT_UNROLL
-#define PRODUCT_UNROLL 6
-#endif
-
 constexpr int THREADS = 256, WARPS = 8;          // that compute; one more warp copies
 constexpr int OWNERS = 128;                      // blocks that own columns of the states
 constexpr bool GATED = NEIGHBOURS > 0;
@@ -33,17 +20,12 @@ constexpr int EACH = (COLUMNS + 31) / 32;        // columns of a lane
 constexpr int padded(int bytes) { return (bytes + 63) / 128 * 128 + 64; }  // rows in shared memory, without bank conflicts
 constexpr int WIDE = HIDDEN * 2 + 64, WIDER = INNER * 2 + 64;
 constexpr int KEY_STRIDE = padded(KEY_GATE * 2), VALUE_STRIDE = padded(VALUE_GATE * 2);
-#ifndef PIECE_ROWS
-#define PIECE_ROWS 4
-#endif
-constexpr int UNROLL = PRODUCT_UNROLL;          // of the steps of k in a product
-constexpr int PIECE = PIECE_ROWS, OUT_PIECE = PIECE / 2;  // rows of a piece
+constexpr int PIECE = 4, OUT_PIECE = PIECE / 2;  // rows of a piece
 constexpr int SLOT = PIECE * WIDE;               // bytes of one
+constexpr int FLIGHT = 2;                        // pieces under way
 constexpr int TILE = 24;                         // rows of the head at once
-#ifndef GATE_TILE
-#define GATE_TILE (BATCH <= 2 ? 64 : 32)
-#endif
-constexpr int GATES_AT_ONCE = GATE_ROWS < GATE_TILE ? GATE_ROWS : GATE_TILE;  // rows of the gates
+constexpr int GATE_TILE = BATCH <= 2 ? 64 : 32, GATES_AT_ONCE = GATE_ROWS < GATE_TILE ? GATE_ROWS : GATE_TILE;  // of the gates
+constexpr int MOST_ROWS = 4;                     // of the batch whose o g a thread holds at once
 constexpr int LARGER = COLUMNS > TILE ? COLUMNS : TILE, LARGEST = GATED && GATES_AT_ONCE > LARGER ? (GATES_AT_ONCE + 3) / 4 * 4 : LARGER;
 
 // The states: a warp reads KEYS_AT_ONCE rows of COLUMNS columns at once, 16 bytes a lane.
