@@ -56,7 +56,8 @@ pub(crate) struct Export {
     /// Graphs to write.
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     pub(crate) mode: Mode,
-    /// Number format of the weights.
+    /// Number format of the weight matrices. With fp16 and bf16, the bundle also contains graphs that compute in this
+    /// format, for GPUs; processors widen the weights when they load them and compute in fp32.
     #[arg(long, value_enum, default_value_t = Precision::Fp32)]
     pub(crate) precision: Precision,
     /// Logits that the parallel graph returns: of the last token of each row, or of every token.
@@ -381,6 +382,10 @@ macro_rules! value_enum {
 value_enum!(Precision => proto::Precision {
     /// 32-bit floating-point numbers.
     Fp32 => proto::Precision::Fp32,
+    /// 16-bit IEEE floating-point numbers.
+    Fp16 => proto::Precision::Fp16,
+    /// 16-bit floating-point numbers with the range of 32-bit ones (bfloat16).
+    Bf16 => proto::Precision::Bf16,
 });
 
 value_enum!(LogitsMode => proto::LogitsMode {

@@ -13,6 +13,7 @@ pub mod manifest;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod operators;
+mod precision;
 pub mod probes;
 mod shapes;
 pub mod states;
@@ -21,9 +22,8 @@ pub mod tolerance;
 pub use architecture::Architecture;
 pub use dtype::DType;
 pub use families::{DenseMamba, DenseRetNet, FalconMamba, Family, Projection};
-pub use manifest::{
-    Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
-};
+pub use manifest::{Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, TensorEntry};
+pub use precision::Precision;
 pub use probes::{Probe, ProbeLayout, probes};
 pub use shapes::{ParseSizeRangeError, ShapeProfile, SizeRange};
 pub use states::StateTensor;

@@ -1,6 +1,6 @@
 //! `densessm.json`: the contents of a bundle and the signatures of its graphs.
 
-use crate::{Architecture, DType};
+use crate::{Architecture, DType, Precision};
 use serde::{Deserialize, Serialize};
 
 /// File name of the manifest.
@@ -11,7 +11,7 @@ pub const WEIGHTS_FILE: &str = "model.onnx.data";
 ///
 /// It changes whenever an older reader would misunderstand a manifest. A reader keeps reading every older format; one small
 /// bundle of each format stands in `tests/fixtures`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The manifest of a bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Manifest {
     pub tool_version: String,
     /// The model and its dimensions.
     pub architecture: Architecture,
-    /// How the weights are stored.
+    /// How the matrices are stored.
     pub precision: Precision,
     /// Version of ONNX's default operator set.
     pub opset: i64,
@@ -31,7 +31,7 @@ pub struct Manifest {
     pub lowering: Lowering,
     /// Which logits the parallel graph returns.
     pub logits: LogitsMode,
-    /// The graphs.
+    /// The graphs: those that every runtime can run, and in half precision those for GPUs.
     pub graphs: Vec<GraphEntry>,
     /// Bytes of all carried states of one sequence.
     pub state_bytes_per_sequence: u64,
@@ -40,9 +40,20 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The entry of a graph, if the bundle holds it.
+    /// The entry of the graph of this kind that every runtime can run, if the bundle contains it: its activations are
+    /// fp32.
     pub fn graph(&self, kind: GraphKind) -> Option<&GraphEntry> {
-        self.graphs.iter().find(|graph| graph.kind == kind)
+        self.graph_with(kind, DType::F32)
+    }
+
+    /// The entry of the graph of this kind whose activations have this type, if the bundle contains it.
+    pub fn graph_with(&self, kind: GraphKind, activations: DType) -> Option<&GraphEntry> {
+        self.graphs.iter().find(|graph| graph.kind == kind && graph.activations == activations && !graph.fused)
+    }
+
+    /// The entry of the step graph with these activations that is one fused operator, if the bundle contains it.
+    pub fn fused_step(&self, activations: DType) -> Option<&GraphEntry> {
+        self.graphs.iter().find(|graph| graph.fused && graph.activations == activations)
     }
 }
 
@@ -56,12 +67,25 @@ pub enum GraphKind {
     Recurrent,
 }
 
+/// File name of the step graph that is one fused operator, with activations of this type: `step.fp16.onnx`.
+pub fn fused_step_file(activations: DType) -> String {
+    format!("step.{activations}.onnx")
+}
+
 impl GraphKind {
     /// File name of the graph in a bundle.
     pub fn file(self) -> &'static str {
         match self {
             Self::Parallel => "parallel.onnx",
             Self::Recurrent => "recurrent.onnx",
+        }
+    }
+
+    /// File name of the graph whose activations have this type: `parallel.onnx` with fp32, else `parallel.fp16.onnx`.
+    pub fn file_with(self, activations: DType) -> String {
+        match activations {
+            DType::F32 => self.file().to_owned(),
+            half => format!("{}.{half}.onnx", self.name()),
         }
     }
 
@@ -77,23 +101,6 @@ impl GraphKind {
 impl std::fmt::Display for GraphKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// How the weights are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Precision {
-    /// 32-bit floats.
-    Fp32,
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Fp32 => "fp32",
-        })
     }
 }
 
@@ -134,10 +141,21 @@ pub struct GraphEntry {
     pub kind: GraphKind,
     /// Its file.
     pub file: String,
+    /// Element type of what its products take and return. Inputs and outputs of the graph do not depend on it.
+    #[serde(default = "fp32")]
+    pub activations: DType,
+    /// Whether the graph is a single operator over all weights and states, which only some runtimes have a kernel for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fused: bool,
     /// Its inputs, in order.
     pub inputs: Vec<TensorEntry>,
     /// Its outputs, in order.
     pub outputs: Vec<TensorEntry>,
+}
+
+/// The activations of every graph before format 2.
+fn fp32() -> DType {
+    DType::F32
 }
 
 /// An input or output of a graph.

@@ -4,7 +4,7 @@
 //! the value has in a graph, and with its layout. A test of the model definitions shows that both graphs of every
 //! configuration hold all of them.
 
-use crate::{Architecture, GraphKind, Lowering, StateTensor, operators::Schema, states};
+use crate::{Architecture, GraphKind, Lowering, Precision, StateTensor, operators::Schema, states};
 
 /// A value inside a graph and what it is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +45,13 @@ pub enum ProbeLayout {
     },
 }
 
-/// Returns the probes of a graph in the order of computation.
+/// Returns the probes of a graph with fp32 activations in the order of computation.
 ///
 /// With [`Lowering::Inline`] the custom operators are no nodes, so that their own results have no names to probe; what
 /// follows them does.
-pub fn probes(architecture: &Architecture, kind: GraphKind, lowering: Lowering) -> Vec<Probe> {
-    let mut list = ProbeList { kind, lowering, states: states::layout(architecture), probes: Vec::new() };
+pub fn probes(architecture: &Architecture, kind: GraphKind, lowering: Lowering, precision: Precision) -> Vec<Probe> {
+    let states = states::layout(architecture);
+    let mut list = ProbeList { kind, lowering, precision, states, probes: Vec::new() };
     architecture.family().probes(&mut list);
     list.probes
 }
@@ -60,6 +61,7 @@ pub fn probes(architecture: &Architecture, kind: GraphKind, lowering: Lowering) 
 pub struct ProbeList {
     kind: GraphKind,
     lowering: Lowering,
+    precision: Precision,
     states: Vec<StateTensor>,
     probes: Vec<Probe>,
 }
@@ -70,9 +72,11 @@ impl ProbeList {
         self.probes.push(Probe { name, layer, is_layer_output: false, value, layout });
     }
 
-    /// One vector per token.
-    pub(crate) fn tokens(&mut self, name: &str, value: &str, width: usize) {
-        self.add(None, name, value, ProbeLayout::Tokens { width });
+    /// The embedding of each token, looked up in the scope `parent`.
+    pub(crate) fn embeddings(&mut self, name: &str, parent: &str, width: usize) {
+        // Rows of a table in half precision are cast.
+        let op = if self.precision == Precision::Fp32 { "Gather" } else { "Cast" };
+        self.add(None, name, &format!("{parent}/{op}"), ProbeLayout::Tokens { width });
     }
 
     /// One vector per position whose logits are returned.

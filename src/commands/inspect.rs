@@ -6,15 +6,16 @@ use anyhow::Result;
 use densessm::{
     Bundle,
     inspect::{self, GraphReport, TokenCost},
-    proto::{Manifest, operators::Schema},
+    proto::{GraphEntry, Manifest, operators::Schema},
 };
 use serde_json::{Value, json};
 
 pub(crate) fn run(arguments: &cli::Inspect) -> Result<()> {
     if arguments.path.is_dir() {
         let bundle = Bundle::open(&arguments.path)?;
-        let kinds = bundle.manifest().graphs.iter().map(|graph| graph.kind);
-        let graphs = kinds.map(|kind| Ok(inspect::graph(&bundle.graph_path(kind)?)?)).collect::<Result<Vec<_>>>()?;
+        let entries = bundle.manifest().graphs.iter();
+        let graphs =
+            entries.map(|entry| Ok(inspect::graph(&bundle.entry_path(entry)?)?)).collect::<Result<Vec<_>>>()?;
         let cost = inspect::token_cost(&bundle)?;
         if arguments.json {
             let graphs: Vec<Value> = graphs.iter().map(graph_json).collect();
@@ -42,6 +43,9 @@ fn print_manifest(path: &std::path::Path, manifest: &Manifest) -> Result<()> {
         manifest.opset,
         manifest.lowering
     );
+    for GraphEntry { file, activations, .. } in &manifest.graphs {
+        outln!("  {file:<22} {activations} activations");
+    }
     let Value::Object(fields) = serde_json::to_value(&manifest.architecture)? else { return Ok(()) };
     for (name, value) in fields {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -6,6 +6,7 @@
 use super::{
     Error,
     measure::{ErrorPoint, Tally},
+    rounding::arithmetic,
 };
 use crate::{
     Bundle, Device, HostTensor, Values,
@@ -27,6 +28,8 @@ pub(super) struct Inspection<'a> {
     kind: GraphKind,
     probes: Vec<proto::Probe>,
     graph: Box<dyn densessm_session::Probe>,
+    /// The precision in which the device computes.
+    arithmetic: Precision,
 }
 
 /// One probed value beside the reference's.
@@ -51,11 +54,14 @@ impl<'a> Inspection<'a> {
         kind: GraphKind,
         select: impl Fn(&proto::Probe) -> bool,
     ) -> Result<Self, Error> {
-        let mut probes = proto::probes(bundle.architecture(), kind, bundle.manifest().lowering);
+        let mut probes =
+            proto::probes(bundle.architecture(), kind, bundle.manifest().lowering, bundle.manifest().precision);
         probes.retain(select);
         let names: Vec<String> = probes.iter().map(|probe| probe.value.clone()).collect();
         let graph = runtime::probe(bundle, choice, device, kind, &names)?;
-        Ok(Self { bundle, reference, tokens: &tokens[..tokens.len().min(TOKENS)], kind, probes, graph })
+        let tokens = &tokens[..tokens.len().min(TOKENS)];
+        let arithmetic = arithmetic(bundle.manifest().precision, device);
+        Ok(Self { bundle, reference, tokens, kind, probes, graph, arithmetic })
     }
 
     /// Runs the graph and compares the probed values.
@@ -142,7 +148,7 @@ impl<'a> Inspection<'a> {
             Ok((probe, got, expected))
         });
         for (probe, got, expected) in pairs.collect::<Result<Vec<_>, Error>>()? {
-            let mut tally = Tally::new(tolerance(probe, self.bundle.manifest().precision));
+            let mut tally = Tally::new(tolerance(probe, self.arithmetic));
             tally.add(got, &expected);
             let point = tally.point(probe.layer.unwrap_or_default());
             let comparison = Comparison { probe, padded: row.length < row.width, point };

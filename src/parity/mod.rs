@@ -3,7 +3,11 @@
 //! Every execution mode of every runtime is compared with [`densessm_reference`], which reads the checkpoint itself,
 //! computes in f64 and shares no code with the exporter. Where a mode fails, the values inside the graphs are compared
 //! in the order of computation, up to the first that is out of tolerance. The tolerances are those of
-//! [`proto::tolerance`](crate::proto::tolerance) for the bundle's precision.
+//! [`proto::tolerance`](crate::proto::tolerance) for the precision in which the device computes: fp32 on processors, that
+//! of the bundle on others.
+//!
+//! The reference computes with the weights as the bundle stores them. What rounding them to half precision changes is a
+//! measure of its own.
 
 mod bisect;
 mod error;
@@ -12,6 +16,7 @@ mod inspect;
 mod measure;
 mod modes;
 mod report;
+mod rounding;
 
 pub use bisect::Mismatch;
 pub use error::Error;
@@ -100,8 +105,11 @@ impl ParityOptions {
 pub struct Parity {
     /// The bundle.
     pub bundle: String,
-    /// How the bundle stores its weights; the tolerances depend on it.
+    /// How the bundle stores its matrices.
     pub precision: Precision,
+    /// In half precision, the differences of the logits that rounding the weights causes, both computed in f64. They are no
+    /// errors of the bundle: whether they are within the precision's tolerance does not affect `passed`.
+    pub rounding: Option<Measure>,
     /// The number of tokens of the prompt.
     pub prompt_tokens: usize,
     /// The runtimes that were compared.
@@ -215,6 +223,7 @@ pub fn check(
     let mut parity = Parity {
         bundle: bundle.dir().display().to_string(),
         precision,
+        rounding: None,
         prompt_tokens: options.tokens.len(),
         runtimes: Vec::new(),
         measures: Vec::new(),
@@ -230,7 +239,13 @@ pub fn check(
         ControlFlow::Break(()) => Err(Error::Stopped),
     };
     next("computing the reference in f64".to_owned())?;
-    let expected = modes::Expected::new(reference, &options.tokens, options.new_tokens);
+    let stored = rounding::stored(reference, precision);
+    let arithmetic = rounding::arithmetic(precision, options.device);
+    let expected = modes::Expected::new(&stored, &options.tokens, options.new_tokens);
+    if precision != Precision::Fp32 {
+        parity.rounding = Some(rounding::measure(reference, &expected, precision));
+    }
+    let reference = &*stored;
     let mut ran = Vec::new();
     for &choice in &options.runtimes {
         next(format!("{}: loading the bundle", choice.name()))?;
@@ -245,7 +260,7 @@ pub fn check(
         let choice = runtime::Choice::of(model.info());
         let name = choice.name();
         ran.push(choice);
-        let mut comparison = modes::Comparison::new(name, &expected, precision);
+        let mut comparison = modes::Comparison::new(name, &expected, arithmetic);
         for mode in modes::of(bundle) {
             next(format!("{name}: {}", mode.name()))?;
             parity.measures.extend(comparison.run(mode, &mut *model)?);
@@ -253,10 +268,10 @@ pub fn check(
         parity.by_position.extend(comparison.by_position());
         if bundle.graph_path(GraphKind::Recurrent).is_ok() {
             next(format!("{name}: greedy decoding"))?;
-            parity.greedy.push(greedy::compare(&mut *model, name, &expected, precision)?);
+            parity.greedy.push(greedy::compare(&mut *model, name, &expected, arithmetic)?);
             if options.drift > 0 {
                 next(format!("{name}: long run"))?;
-                let points = modes::drift(&mut *model, reference, options.drift, precision)?;
+                let points = modes::drift(&mut *model, reference, options.drift, arithmetic)?;
                 parity.drift.push(ErrorCurve { runtime: name.to_owned(), graph: GraphKind::Recurrent, points });
             }
         }

@@ -16,7 +16,8 @@ impl Parity {
     pub fn report(&self) -> Result<Report, Error> {
         let mut report = Report::new(format!("densessm parity of {}", self.bundle), self)?;
         report.fact("result", if self.passed { "passed" } else { "FAILED" });
-        report.fact("reference", "the checkpoint, computed in f64");
+        let rounded = self.rounding.as_ref().map_or(String::new(), |rounding| format!(" with {}", rounding.mode));
+        report.fact("reference", format!("the checkpoint{rounded}, computed in f64"));
         report.fact("precision", self.precision.to_string());
         report.fact("prompt", format!("{} tokens", self.prompt_tokens));
         for ran in &self.runtimes {
@@ -26,6 +27,7 @@ impl Parity {
         // What went wrong comes first.
         report.sections.extend((!self.mismatches.is_empty()).then(|| mismatches(&self.mismatches)));
         report.sections.push(modes(&self.measures));
+        report.sections.extend(self.rounding.as_ref().map(rounding));
         report.sections.extend((!self.by_position.is_empty()).then(|| by_position(&self.by_position)));
         report.sections.extend((!self.by_layer.is_empty()).then(|| by_layer(&self.by_layer)));
         report.sections.extend((!self.greedy.is_empty()).then(|| greedy(&self.greedy)));
@@ -54,6 +56,29 @@ fn mismatches(all: &[Mismatch]) -> Section {
 }
 
 fn modes(measures: &[Measure]) -> Section {
+    let paragraph = "Absolute errors of the logits and of the states after the prompt, for every way in which the \
+                     graphs can be fed. Cosine distance and KL divergence are the largest of all vectors; the last \
+                     figure is the fraction of positions at which the most likely token is the same.";
+    Section::new("Execution modes").paragraph(paragraph).table(table(measures))
+}
+
+fn rounding(measure: &Measure) -> Section {
+    let paragraph = "The logits of the prompt with the matrices as the bundle stores them, compared with those of the \
+                     checkpoint, both computed in f64. This is what the precision changes, not an error of the bundle.";
+    let mut table =
+        Table::new(["values", "max change", "mean change", "cosine distance", "KL divergence", "same top token"]);
+    table.row([
+        measure.values.to_string().into(),
+        Cell::number(measure.max_error, ""),
+        Cell::number(measure.mean_error, ""),
+        Cell::number(1.0 - measure.cosine, ""),
+        measure.kl_divergence.map_or(Cell::Absent, |nats| Cell::number(nats, "nats")),
+        measure.top_1.map_or(Cell::Absent, Cell::percent),
+    ]);
+    Section::new("Rounding of the weights").paragraph(paragraph).table(table)
+}
+
+fn table(measures: &[Measure]) -> Table {
     let mut table = Table::new([
         "runtime",
         "execution mode",
@@ -82,10 +107,7 @@ fn modes(measures: &[Measure]) -> Section {
             Cell::Verdict(m.passed),
         ]);
     }
-    let paragraph = "Absolute errors of the logits and of the states after the prompt, for every way in which the \
-                     graphs can be fed. Cosine distance and KL divergence are the largest of all vectors; the last \
-                     figure is the fraction of positions at which the most likely token is the same.";
-    Section::new("Execution modes").paragraph(paragraph).table(table)
+    table
 }
 
 fn by_position(curves: &[ErrorCurve]) -> Section {

@@ -2,7 +2,7 @@
 
 use crate::{
     bundles::{Golden, exported, fixture, models},
-    table::{Tolerance, rows},
+    table::{HALF, Tolerance, rows},
 };
 use densessm::{Bundle, ExportOptions, Model, TokenBatch, proto::LogitsMode};
 
@@ -17,6 +17,36 @@ fn every_model_agrees_with_its_golden_on_every_runtime_in_every_mode() {
                 let what = format!("{}, {logits:?}, {}", model.display(), row.name());
                 check_model(&mut *row.load(&exported.bundle), &golden, row.tolerance, &what);
             }
+        }
+    }
+}
+
+#[test]
+fn every_model_in_half_precision_agrees_with_its_golden_on_every_runtime() {
+    for model in models() {
+        let golden = Golden::open(&model);
+        for row in rows() {
+            for tolerance in &HALF {
+                let options = ExportOptions::default().with_lowering(row.lowering).with_precision(tolerance.precision);
+                let exported = exported(&model, &options);
+                let what = format!("{}, {}, {}", model.display(), tolerance.precision, row.name());
+                let mut loaded = row.load(&exported.bundle);
+                ragged_batch(&mut *loaded, &golden, tolerance, &what);
+                handed_over(&mut *loaded, &golden, tolerance, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn bundles_of_format_2_give_their_golden_logits_on_every_runtime() {
+    for family in ["dense_mamba", "dense_retnet"] {
+        let folder = fixture("format-2", family);
+        let (bundle, golden) = (Bundle::open(&folder).unwrap(), Golden::open(&folder));
+        let tolerance = HALF.iter().find(|half| half.precision == bundle.manifest().precision).unwrap();
+        for row in rows().filter(|row| row.lowering == bundle.manifest().lowering) {
+            let what = format!("format 2, {family}, {}", row.name());
+            check_model(&mut *row.load(&bundle), &golden, tolerance, &what);
         }
     }
 }

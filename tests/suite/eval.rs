@@ -99,6 +99,34 @@ fn results_agree_with_the_reference_at_every_stride_on_every_runtime_and_graph()
     ]);
 }
 
+/// Half precision changes the perplexity by less than its tolerance on a processor, which computes in fp32.
+#[test]
+fn half_precision_keeps_the_perplexity_on_every_runtime() {
+    let whole = fs::read_to_string(text()).unwrap();
+    for name in MODELS {
+        let mut text = TokenizedText::new(&Tokenizer::open(trained(name)).unwrap(), &whole).unwrap();
+        text.truncate(4096);
+        let perplexity = |precision, runtime| {
+            let options = ExportOptions::default().with_logits(LogitsMode::All).with_precision(precision);
+            let exported = exported(&trained(name), &options);
+            let mut model = load(&exported.bundle, runtime);
+            let got = measure(&mut *model, &text, &EvalOptions::new(256), &mut |_, _| ControlFlow::Continue(()));
+            got.unwrap().perplexity
+        };
+        for runtime in RUNTIMES {
+            let exact = perplexity(Precision::Fp32, runtime);
+            for precision in [Precision::Fp16, Precision::Bf16] {
+                let got = perplexity(precision, runtime);
+                let what = format!("{name}, {precision}, {}: perplexity {got}, in fp32 {exact}", runtime.name());
+                println!("{what}");
+                assert_ne!(got, exact, "{what}: the weights are rounded");
+                let compared = Tolerance::of(ToleranceClass::Perplexity, precision).compare(&[got], &[exact]);
+                compared.unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+        }
+    }
+}
+
 /// The longer form: `cargo test --release --test suite -- --ignored whole_text --nocapture`.
 #[test]
 #[ignore = "takes minutes"]

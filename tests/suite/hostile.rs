@@ -304,7 +304,7 @@ fn a_bundle_that_was_tampered_with_is_named() {
     let manifest = fs::read_to_string(bundle.join("densessm.json")).unwrap();
     let inspect = || error(densessm().arg("inspect").arg(&bundle));
     for (from, to, words) in [
-        ("\"format_version\": 1", "\"format_version\": 99", "format_version: expected at most 1, got 99"),
+        ("\"format_version\": 2", "\"format_version\": 99", "format_version: expected at most 2, got 99"),
         ("\"name\": \"tokenizer.json\"", "\"name\": \"../tokenizer.json\"", "files: expected plain file names"),
         ("\"precision\": \"fp32\"", "\"precision\": \"fp1\"", "densessm.json"),
     ] {

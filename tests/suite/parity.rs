@@ -43,6 +43,51 @@ fn every_model_passes_on_every_runtime() {
     }
 }
 
+/// Processors compute with the weights as stored, in fp32: the tolerances are those of fp32.
+#[test]
+fn every_model_in_half_precision_passes_on_every_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, model) in models().into_iter().enumerate() {
+        for precision in ["fp16", "bf16"] {
+            let lowering = ["function", "inline"][(index + usize::from(precision == "bf16")) % 2];
+            let out = folder.path().join(format!("{index}-{precision}"));
+            printed(export(&model, &out).args(["--precision", precision, "--lowering", lowering]));
+            let mut command = parity(&out, &model);
+            command.args(["--runtimes", "ort,tract", "--json", "--new-tokens", "8"]);
+            let report: Value = serde_json::from_str(&printed(&mut command)).unwrap();
+            assert_eq!(report["passed"], true, "{report:#}");
+            for measure in report["measures"].as_array().unwrap() {
+                let [error, tolerance] = ["max_error", "tolerance"].map(|key| measure[key].as_f64().unwrap());
+                assert!(error < HEADROOM * tolerance, "{}, {precision}: {measure}", model.display());
+            }
+            // The rounding itself is far larger than what fp32 arithmetic allows, and reported.
+            let rounding = &report["rounding"];
+            assert_eq!(rounding["mode"], format!("matrices rounded to {precision}"));
+            let change = rounding["max_error"].as_f64().unwrap();
+            let allowed = report["measures"][0]["tolerance"].as_f64().unwrap();
+            assert!(change > 0.1 * allowed, "{}, {precision}: {change} of {allowed}", model.display());
+        }
+    }
+}
+
+#[test]
+fn values_inside_half_precision_graphs_are_compared_by_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    for (model, precision) in [("densemamba-m2-both-gates", "bf16"), ("denseretnet-m1-reference-layout", "fp16")] {
+        let (out, report) = (folder.path().join(model), folder.path().join(format!("{model}.json")));
+        printed(export(&golden(model), &out).args(["--precision", precision]));
+        let mut command = parity(&out, &golden(model));
+        printed(command.args(["--runtimes", "ort,tract", "--new-tokens", "2", "--report"]).arg(&report));
+        let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        let curves = report["by_layer"].as_array().unwrap();
+        assert_eq!(curves.len(), 4, "two graphs on two runtimes");
+        for point in curves.iter().flat_map(|curve| curve["points"].as_array().unwrap()) {
+            let [error, tolerance] = ["max_error", "tolerance"].map(|key| point[key].as_f64().unwrap());
+            assert!(error < HEADROOM * tolerance, "{model}: {point}");
+        }
+    }
+}
+
 /// Whether a model was trained; the text of a random one is of no interest.
 fn out_of_training(model: &Path) -> bool {
     model.join("greedy.json").is_file()

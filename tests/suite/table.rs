@@ -16,6 +16,9 @@ pub(crate) struct Tolerance {
 
 /// The tolerances of fp32 bundles.
 pub(crate) const FP32: Tolerance = Tolerance { precision: Precision::Fp32 };
+/// The tolerances of bundles in half precision beside exact results.
+pub(crate) const HALF: [Tolerance; 2] =
+    [Tolerance { precision: Precision::Fp16 }, Tolerance { precision: Precision::Bf16 }];
 
 impl Tolerance {
     /// Compares logits with those expected.
@@ -116,7 +119,7 @@ impl Row {
 
     /// Whether the operators run as this project's kernels rather than as functions of standard operators.
     pub(crate) fn has_kernels(&self) -> bool {
-        self.device == Device::CPU && self.lowering == Lowering::Function
+        matches!(self.device, Device::CPU | Device::CUDA) && self.lowering == Lowering::Function
     }
 
     /// Loads both graphs of a bundle of the row's lowering.

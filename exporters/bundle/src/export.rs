@@ -5,8 +5,9 @@ use densessm_checkpoint::Checkpoint;
 use densessm_graph::Model;
 use densessm_models::GraphOptions;
 use densessm_proto::{
-    Architecture, Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision, TensorEntry,
-    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
+    Architecture, DType, Dimension, FileEntry, GraphEntry, GraphKind, LogitsMode, Lowering, Manifest, Precision,
+    TensorEntry,
+    manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE, fused_step_file},
     states,
 };
 use sha2::{Digest, Sha256};
@@ -33,6 +34,9 @@ const COMPANIONS: [&str; 7] = [
 pub struct ExportOptions {
     /// The graphs to write.
     pub graphs: Vec<GraphKind>,
+    /// How matrices are stored. In half precision each graph is written twice: with fp32 activations, and with
+    /// activations in the type of the matrices. Mamba and DenseMamba also get the fused step, for GPUs.
+    pub precision: Precision,
     /// How custom operators are written.
     pub lowering: Lowering,
     /// Which logits the parallel graph returns.
@@ -46,10 +50,11 @@ pub struct ExportOptions {
 }
 
 impl Default for ExportOptions {
-    /// Both graphs, functions, the last token's logits, operator set 18; nothing is replaced.
+    /// Both graphs, fp32, functions, the last token's logits, operator set 18; nothing is replaced.
     fn default() -> Self {
         Self {
             graphs: vec![GraphKind::Parallel, GraphKind::Recurrent],
+            precision: Precision::Fp32,
             lowering: Lowering::Function,
             logits: LogitsMode::Last,
             opset: 18,
@@ -64,6 +69,12 @@ impl ExportOptions {
     #[must_use]
     pub fn with_graphs(self, graphs: impl Into<Vec<GraphKind>>) -> Self {
         Self { graphs: graphs.into(), ..self }
+    }
+
+    /// The same options with another precision.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The same options with another lowering.
@@ -161,22 +172,16 @@ pub fn export(
 ) -> Result<Exported, Error> {
     options.check()?;
     let architecture = checkpoint.architecture();
-    let graph_options =
-        GraphOptions::default().with_opset(options.opset).with_lowering(options.lowering).with_logits(options.logits);
-    let models: Vec<(GraphKind, Model)> = options
-        .graphs
-        .iter()
-        .map(|&kind| Ok((kind, densessm_models::graph(architecture, kind, graph_options)?)))
-        .collect::<Result<_, Error>>()?;
-    let plan = WeightLayout::new(models.iter().map(|(_, model)| model))?;
+    let models = graphs(architecture, options)?;
+    let plan = WeightLayout::new(models.iter().map(|graph| &graph.model))?;
     let parts = plan.weights().iter().flat_map(|weight| &weight.parts);
     checkpoint.account(parts.map(|part| (part.name.as_str(), part.shape.as_slice())))?;
 
     let folder = Folder::create(out, MANIFEST_FILE, options.force)?;
     let mut files = Vec::new();
-    for (kind, model) in &models {
-        let bytes = model.to_bytes_external(|initializer| plan.place(initializer));
-        files.push(write_file(folder.path(), kind.file(), &bytes)?);
+    for graph in &models {
+        let bytes = graph.model.to_bytes_external(|initializer| plan.place(initializer));
+        files.push(write_file(folder.path(), &graph.file(), &bytes)?);
     }
     let sha256 = weights::write(checkpoint, &plan, &folder.path().join(WEIGHTS_FILE), progress)?;
     files.push(FileEntry { name: WEIGHTS_FILE.to_owned(), size: plan.size, sha256 });
@@ -197,6 +202,50 @@ pub fn export(
     Ok(Exported { path: folder.publish()?, manifest })
 }
 
+/// A graph of the bundle.
+struct GraphModel {
+    kind: GraphKind,
+    activations: DType,
+    fused: bool,
+    model: Model,
+}
+
+impl GraphModel {
+    fn file(&self) -> String {
+        if self.fused { fused_step_file(self.activations) } else { self.kind.file_with(self.activations) }
+    }
+}
+
+/// The graphs with fp32 activations, then those in half precision, then the fused step where the model has one.
+fn graphs(architecture: &Architecture, options: &ExportOptions) -> Result<Vec<GraphModel>, Error> {
+    let matrices = options.precision.matrices();
+    let graph_options = GraphOptions::default()
+        .with_opset(options.opset)
+        .with_lowering(options.lowering)
+        .with_logits(options.logits)
+        .with_matrices(matrices);
+    let half = (matrices != DType::F32).then_some(matrices);
+    let types = std::iter::once(DType::F32).chain(half);
+    let mut models = types
+        .flat_map(|activations| options.graphs.iter().map(move |&kind| (kind, activations)))
+        .map(|(kind, activations)| {
+            let options = graph_options.with_activations(activations);
+            let model = densessm_models::graph(architecture, kind, options)?;
+            Ok(GraphModel { kind, activations, fused: false, model })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let kind = GraphKind::Recurrent;
+    // Written in standard operators, the fused step would be the recurrent graph.
+    if let Some(activations) = half
+        && options.lowering == Lowering::Function
+        && options.graphs.contains(&kind)
+        && let Some(model) = densessm_models::step_graph(architecture, graph_options.with_activations(activations))?
+    {
+        models.push(GraphModel { kind, activations, fused: true, model });
+    }
+    Ok(models)
+}
+
 fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, Error> {
     let path = folder.join(name);
     fs::write(&path, bytes).map_err(Error::io(&path))?;
@@ -207,20 +256,22 @@ fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, Erro
 fn manifest(
     architecture: &Architecture,
     options: &ExportOptions,
-    models: &[(GraphKind, Model)],
+    models: &[GraphModel],
     files: Vec<FileEntry>,
 ) -> Manifest {
-    let graphs = models.iter().map(|(kind, model)| GraphEntry {
-        kind: *kind,
-        file: kind.file().to_owned(),
-        inputs: model.inputs().map(entry).collect(),
-        outputs: model.outputs().map(entry).collect(),
+    let graphs = models.iter().map(|graph| GraphEntry {
+        kind: graph.kind,
+        file: graph.file(),
+        activations: graph.activations,
+        fused: graph.fused,
+        inputs: graph.model.inputs().map(entry).collect(),
+        outputs: graph.model.outputs().map(entry).collect(),
     });
     Manifest {
         format_version: FORMAT_VERSION,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: architecture.clone(),
-        precision: Precision::Fp32,
+        precision: options.precision,
         opset: options.opset,
         lowering: options.lowering,
         logits: options.logits,

@@ -3,7 +3,7 @@
 use crate::{
     form::GraphIo,
     mamba::{self, Connections, Dimensions, Hidden, LayerStates, conv, out_proj, recurrence, scan, x_proj},
-    nn::{joined, linear, linear_bias},
+    nn::{joined, linear, linear_bias, vector},
 };
 use densessm_graph::{Scope, Value};
 use densessm_proto::{DenseMamba, Projection, StateTensor};
@@ -48,11 +48,11 @@ fn mixer<'g>(
     let u = conv(p, dimensions, u, states, call);
     let [delta, b, c] = x_proj(p, dimensions, u);
     let own = recurrence(p, dimensions, u, delta, b, states.past(call));
-    let skip = p.weight("D", [m.intermediate_size]);
+    let skip = vector(p, "D", [m.intermediate_size]);
     let projections = match m.dense_projection {
         Projection::Identity => Vec::new(),
         Projection::Linear => p.scope("dense", |p| {
-            (0..neighbours.len()).map(|i| p.weight(&format!("projections.{i}.weight"), [n, n])).collect()
+            (0..neighbours.len()).map(|i| vector(p, &format!("projections.{i}.weight"), [n, n])).collect()
         }),
     };
     let connections = Connections { channel_gate, state_gate, neighbours, projections };

@@ -2,11 +2,11 @@
 
 use crate::{
     form::{Form, GraphIo, embed, head},
-    nn::{joined_silu, linear, norm},
+    nn::{joined_silu, linear, norm, vector},
     operators::{DenseNorm, DenseNormInputs, Retention, RetentionInputs, RetentionStep, RetentionStepInputs},
     positions::{Positions, positions},
 };
-use densessm_graph::{Scope, Value};
+use densessm_graph::{DType, Scope, Value};
 use densessm_proto::{DenseRetNet, StateTensor};
 use std::collections::VecDeque;
 
@@ -33,10 +33,10 @@ pub(crate) fn model<'g>(
         let mut neighbours = VecDeque::new(); // nearest first
         for (layer, state) in states.iter().enumerate() {
             let own = p.scope(&format!("layers.{layer}"), |p| {
-                let normed = norm(p, "input_layernorm", x, m.rms_norm_eps);
+                let normed = norm(p, "input_layernorm", x, m.rms_norm_eps).cast(call.activations);
                 let neighbours = (layer > 0).then(|| &*neighbours.make_contiguous());
                 let (out, own) = p.scope("self_attn", |p| retention(p, m, normed, neighbours, positions, state, call));
-                x = x + out;
+                x = x + out.cast(DType::F32);
                 own
             });
             neighbours.push_front(own);
@@ -44,7 +44,7 @@ pub(crate) fn model<'g>(
         }
         (norm(p, "norm", call.select_positions(x), m.rms_norm_eps), table)
     });
-    call.finish(head(p, x, table, m.tie_word_embeddings));
+    call.finish(head(p, x.cast(call.activations), table, m.tie_word_embeddings));
 }
 
 /// One layer: `x [B, T, hidden] -> [B, T, hidden]`, and its keys and values for the layers above.
@@ -84,7 +84,7 @@ fn retention<'g>(
     };
 
     let (past, epsilon) = (call.past(state), eps as f32);
-    let norm = p.weight("group_norm.weight", [dv]);
+    let norm = vector(p, "group_norm.weight", [dv]);
     let [o, present] = match call.form {
         Form::Parallel { lengths } => p.call(
             Retention { heads, epsilon },
@@ -110,6 +110,6 @@ fn fused<'g>(
 ) -> Value<'g> {
     let width = own.size(-1);
     let gate = linear(p, &format!("{select}.fc2"), middle, width);
-    let weight = p.weight(&format!("{norm}.weight"), [width]);
+    let weight = vector(p, &format!("{norm}.weight"), [width]);
     p.call(DenseNorm { epsilon: eps as f32 }, DenseNormInputs { own, weight, gate, neighbours: neighbours.collect() })
 }

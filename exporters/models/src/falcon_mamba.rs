@@ -3,9 +3,9 @@
 use crate::{
     form::GraphIo,
     mamba::{self, Connections, Dimensions, LayerStates, conv, out_proj, recurrence, scan, x_proj},
-    nn::{linear, linear_bias, rms_norm},
+    nn::{linear, linear_bias, rms_norm, vector},
 };
-use densessm_graph::{Scope, Value};
+use densessm_graph::{DType, Scope, Value};
 use densessm_proto::{FalconMamba, StateTensor};
 
 /// The whole model: tokens `[B, T]` to logits.
@@ -44,15 +44,15 @@ fn mixer<'g>(
     let b = unit_norm(p, "b_norm", b, m.mixer_rms_eps);
     let c = unit_norm(p, "c_norm", c, m.mixer_rms_eps);
     let own = recurrence(p, dimensions, u, delta, b, states.past(call));
-    let skip = p.weight("D", [d]);
+    let skip = vector(p, "D", [d]);
     let (y, _) = scan(p, own, [c, skip, z], Connections::default(), states, call);
     out_proj(p, dimensions, y)
 }
 
-/// RMSNorm without weights, `x / sqrt(mean(x²) + eps)`: `[.., n] -> [.., n]`.
+/// RMSNorm without weights, `x / sqrt(mean(x²) + eps)`, computed in fp32: `[.., n] -> [.., n]`.
 ///
 /// The weights are ones, with which ONNX Runtime recognises the norm and runs it as one kernel.
 fn unit_norm<'g>(p: Scope<'g>, name: &str, x: Value<'g>, eps: f64) -> Value<'g> {
     let ones = p.floats("ones", &vec![1.0; x.size(-1)]);
-    p.scope(name, |_| rms_norm(x, ones, eps as f32))
+    p.scope(name, |_| rms_norm(x.cast(DType::F32), ones, eps as f32).cast(x.dtype()))
 }

@@ -1,5 +1,6 @@
 //! The two forms of every model, parallel and recurrent, which share one definition of the layers.
 
+use crate::nn::{linear, times_transposed};
 use densessm_graph::{DType, Dim, Graph, Scope, TensorType, Value};
 use densessm_proto::{
     GraphKind, LogitsMode, StateTensor,
@@ -29,11 +30,13 @@ pub(crate) struct GraphIo<'g> {
     /// The outputs besides the logits, which come first in the graph.
     present: RefCell<Vec<(String, Value<'g>)>>,
     logits: LogitsMode,
+    /// Element type of what products take and return.
+    pub(crate) activations: DType,
 }
 
 impl<'g> GraphIo<'g> {
     /// Declares the inputs that every model has, in the contract's order.
-    pub(crate) fn declare(graph: &'g Graph, kind: GraphKind, logits: LogitsMode) -> Self {
+    pub(crate) fn declare(graph: &'g Graph, kind: GraphKind, logits: LogitsMode, activations: DType) -> Self {
         let sequence = match kind {
             GraphKind::Parallel => Dim::from(SEQUENCE),
             GraphKind::Recurrent => Dim::from(1_usize),
@@ -45,7 +48,7 @@ impl<'g> GraphIo<'g> {
             }
             GraphKind::Recurrent => Form::Recurrent,
         };
-        Self { graph, form, tokens, past: BTreeMap::new(), present: RefCell::default(), logits }
+        Self { graph, form, tokens, past: BTreeMap::new(), present: RefCell::default(), logits, activations }
     }
 
     /// Declares the counter of tokens already consumed, int64 `[B]`, and its output for the next call.
@@ -104,6 +107,11 @@ impl<'g> GraphIo<'g> {
             }
             _ => scores.unsqueeze(1),
         };
+        self.outputs(logits);
+    }
+
+    /// Declares the outputs: the logits `[B, positions, V]`, then the states.
+    pub(crate) fn outputs(&self, logits: Value<'g>) {
         self.graph.output(LOGITS, logits);
         for (name, value) in self.present.borrow().iter() {
             self.graph.output(name, *value);
@@ -111,13 +119,18 @@ impl<'g> GraphIo<'g> {
     }
 }
 
-/// The embedding of the tokens and the table it is read from: `[B, T] -> [B, T, hidden]`.
+/// The embedding of the tokens in fp32, and the table it is read from: `[B, T] -> [B, T, hidden]`.
 pub(crate) fn embed<'g>(p: Scope<'g>, name: &str, tokens: Value<'g>, size: [usize; 2]) -> (Value<'g>, Value<'g>) {
     let table = p.scope(name, |p| p.weight("weight", size));
-    (table.gather(tokens), table)
+    (table.gather(tokens).cast(DType::F32), table)
 }
 
-/// The scores of every token: `[n, hidden] -> [n, V]`. A tied head multiplies with the embedding's table as it is stored.
+/// The scores of every token in fp32: `[n, hidden] -> [n, V]`. A tied head multiplies with the embedding's table.
 pub(crate) fn head<'g>(p: Scope<'g>, x: Value<'g>, table: Value<'g>, tied: bool) -> Value<'g> {
-    if tied { x.gemm_t(table) } else { crate::nn::linear(p, "lm_head", x, table.size(0)) }
+    let scores = match (tied, table.dtype()) {
+        (true, DType::F32) => x.gemm_t(table),
+        (true, _) => times_transposed(x, table),
+        (false, _) => linear(p, "lm_head", x, table.size(0)),
+    };
+    scores.cast(DType::F32)
 }

@@ -13,9 +13,12 @@ mod mamba;
 mod nn;
 pub mod operators;
 mod positions;
+mod step;
+
+pub use step::{has_step, step_graph};
 
 use densessm_graph::{Error, Graph, Model};
-use densessm_proto::{Architecture, GraphKind, LogitsMode, Lowering, states};
+use densessm_proto::{Architecture, DType, GraphKind, LogitsMode, Lowering, states};
 
 /// How a model's graph is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +30,24 @@ pub struct GraphOptions {
     pub lowering: Lowering,
     /// Which logits the parallel graph returns.
     pub logits: LogitsMode,
+    /// Element type that matrices are stored in. In half precision they have the checkpoint's layout `[out, in]`; all
+    /// other weights are fp32 regardless.
+    pub matrices: DType,
+    /// Element type of what products and custom operators take and return. The residual stream, norms, positions,
+    /// states and logits are fp32 regardless.
+    pub activations: DType,
 }
 
 impl Default for GraphOptions {
-    /// Operator set 18, functions, the logits of each row's last token.
+    /// Operator set 18, functions, the logits of each row's last token, everything in fp32.
     fn default() -> Self {
-        Self { opset: 18, lowering: Lowering::Function, logits: LogitsMode::Last }
+        Self {
+            opset: 18,
+            lowering: Lowering::Function,
+            logits: LogitsMode::Last,
+            matrices: DType::F32,
+            activations: DType::F32,
+        }
     }
 }
 
@@ -53,6 +68,18 @@ impl GraphOptions {
     #[must_use]
     pub fn with_logits(self, logits: LogitsMode) -> Self {
         Self { logits, ..self }
+    }
+
+    /// The same options with matrices stored in another type.
+    #[must_use]
+    pub fn with_matrices(self, matrices: DType) -> Self {
+        Self { matrices, ..self }
+    }
+
+    /// The same options with activations of another type.
+    #[must_use]
+    pub fn with_activations(self, activations: DType) -> Self {
+        Self { activations, ..self }
     }
 }
 
@@ -90,20 +117,21 @@ impl GraphOptions {
 pub fn graph(architecture: &Architecture, kind: GraphKind, options: GraphOptions) -> Result<Model, Error> {
     let graph = Graph::new(kind.name(), options.opset, options.lowering)?;
     let states = states::layout(architecture);
-    let mut call = form::GraphIo::declare(&graph, kind, options.logits);
+    let mut call = form::GraphIo::declare(&graph, kind, options.logits, options.activations);
+    let root = graph.root().with_weights_in(options.matrices);
     match architecture {
         Architecture::DenseMamba(m) => {
             call.past_states(&states);
-            dense_mamba::model(graph.root(), m, &states, &call);
+            dense_mamba::model(root, m, &states, &call);
         }
         Architecture::FalconMamba(m) => {
             call.past_states(&states);
-            falcon_mamba::model(graph.root(), m, &states, &call);
+            falcon_mamba::model(root, m, &states, &call);
         }
         Architecture::DenseRetNet(m) => {
             let past_length = call.past_length();
             call.past_states(&states);
-            dense_retnet::model(graph.root(), m, &states, &call, past_length);
+            dense_retnet::model(root, m, &states, &call, past_length);
         }
     }
     drop(call);

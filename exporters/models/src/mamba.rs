@@ -4,10 +4,10 @@
 
 use crate::{
     form::{Form, GraphIo, embed, head},
-    nn::{linear, linear_bias, norm},
+    nn::{linear, linear_bias, norm, times, vector, vector_as},
     operators::{CausalConv, ConvInputs, Recurrence, ScanInputs, SelectiveScan, SelectiveStep, StepInputs},
 };
-use densessm_graph::{Prepare, Scope, Value};
+use densessm_graph::{DType, Prepare, Scope, Value};
 use densessm_proto::StateTensor;
 
 /// The dimensions that these pieces need, whatever the family.
@@ -65,7 +65,7 @@ pub(crate) struct Connections<'a, 'g> {
 }
 
 /// The whole model: tokens `[B, T]` to logits. `mixer` is the family's layer without its norm and residual,
-/// `[B, T, hidden] -> [B, T, hidden]`; it is called for each layer in turn.
+/// `[B, T, hidden] -> [B, T, hidden]`, on activations; it is called for each layer in turn.
 pub(crate) fn model<'g>(
     p: Scope<'g>,
     m: &Dimensions,
@@ -80,13 +80,13 @@ pub(crate) fn model<'g>(
             let [conv @ .., recurrent] = &own[..] else { unreachable!("every layer has a recurrent state") };
             let own = LayerStates { conv: conv.first().copied(), recurrent };
             p.scope(&format!("layers.{layer}"), |p| {
-                let normed = norm(p, "norm", x, m.layer_norm_epsilon);
-                x = x + p.scope("mixer", |p| mixer(p, normed, own));
+                let normed = norm(p, "norm", x, m.layer_norm_epsilon).cast(call.activations);
+                x = x + p.scope("mixer", |p| mixer(p, normed, own)).cast(DType::F32);
             });
         }
         (norm(p, "norm_f", call.select_positions(x), m.layer_norm_epsilon), table)
     });
-    call.finish(head(p, x, table, m.tie_word_embeddings));
+    call.finish(head(p, x.cast(call.activations), table, m.tie_word_embeddings));
 }
 
 /// `[δ, b, c] = split(u Wxᵀ)`: `[B, T, D] -> [B, T, R], [B, T, N], [B, T, N]`.
@@ -106,9 +106,9 @@ pub(crate) fn recurrence<'g>(
 ) -> Recurrence<'g> {
     let (d, n, r) = (m.intermediate_size, m.state_size, m.time_step_rank);
     let (delta, delta_bias) = p.scope("dt_proj", |p| {
-        (delta.matmul(p.weight_t("weight", [d, r])), p.weight("bias", [d])) // bias and softplus are the scan's
+        (times(p, delta, &[("weight", [d, r])]), vector(p, "bias", [d])) // bias and softplus are the scan's
     });
-    let a = p.weight_as("A_log", [d, n], Prepare::NegExp);
+    let a = vector_as(p, "A_log", [d, n], Prepare::NegExp);
     Recurrence { u, delta, delta_bias, a, b, state }
 }
 
@@ -150,12 +150,12 @@ pub(crate) fn conv<'g>(
     call: &GraphIo<'g>,
 ) -> Value<'g> {
     let (weight, bias) = p.scope("conv1d", |p| {
-        let weight = p.weight_as("weight", [m.intermediate_size, 1, m.conv_kernel], Prepare::Taps);
-        (weight, m.use_conv_bias.then(|| p.weight("bias", [m.intermediate_size])))
+        let weight = vector_as(p, "weight", [m.intermediate_size, 1, m.conv_kernel], Prepare::Taps);
+        (weight, m.use_conv_bias.then(|| vector(p, "bias", [m.intermediate_size])))
     });
     let Some(state) = states.conv else {
-        let u = u * weight; // one tap reads the current token only
-        return bias.map_or(u, |bias| u + bias).silu();
+        let y = u.cast(DType::F32) * weight; // one tap reads the current token only
+        return bias.map_or(y, |bias| y + bias).silu().cast(u.dtype());
     };
     let lengths = match call.form {
         Form::Parallel { lengths } => Some(lengths),

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use densessm_graph::{Model, TensorType};
 use densessm_models::{GraphOptions, graph};
-use densessm_proto::{Architecture, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, Projection};
+use densessm_proto::{
+    Architecture, DType, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, Precision, Projection,
+};
 use std::path::PathBuf;
 
 const KINDS: [GraphKind; 2] = [GraphKind::Parallel, GraphKind::Recurrent];
@@ -98,6 +101,43 @@ fn stands(architecture: &Architecture) {
             });
             assert_eq!(weights[0], weights[1], "{architecture:?}");
         }
+    }
+    stands_in_half_precision(architecture, Lowering::Function, DType::F16);
+    stands_in_half_precision(architecture, Lowering::Inline, DType::BF16);
+}
+
+/// The graphs over matrices in half precision: with either type of activations they declare the same weights, of which
+/// those are in half precision that the contract says, and they have the same inputs and outputs as the fp32 graph.
+fn stands_in_half_precision(architecture: &Architecture, lowering: Lowering, half: DType) {
+    let options = GraphOptions::default().with_lowering(lowering);
+    for kind in KINDS {
+        let what = format!("{architecture:?}, {kind}, {lowering}, {half}");
+        let io = |model: &Model| {
+            let of = |(name, tensor): (&str, &TensorType)| (name.to_owned(), tensor.clone());
+            (model.inputs().map(of).collect::<Vec<_>>(), model.outputs().map(of).collect::<Vec<_>>())
+        };
+        let fp32 = graph(architecture, kind, options).unwrap();
+        let mut weights = Vec::new();
+        for activations in [DType::F32, half] {
+            let options = options.with_matrices(half).with_activations(activations);
+            let model = graph(architecture, kind, options).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(io(&model), io(&fp32), "{what}");
+            for weight in model.weights() {
+                let part = &weight.parts[0];
+                let expected = if Precision::stores(&part.name, part.shape.len()) { half } else { DType::F32 };
+                assert_eq!(weight.initializers[0].dtype, expected, "{what}: {}", weight.name);
+            }
+            weights.push(model.weights().cloned().collect::<Vec<_>>());
+            // Without the operators' bodies, which compute in fp32, every product is one with a weight.
+            if lowering == Lowering::Function {
+                let text = model.to_string();
+                let main = text.split("\nfunction ").next().unwrap();
+                for line in main.lines().filter(|line| line.contains(" = MatMul(")) {
+                    assert!(line.contains(&format!(": {activations}[")), "{what}: expected {activations}: {line}");
+                }
+            }
+        }
+        assert_eq!(weights[0], weights[1], "{what}");
     }
 }
 

@@ -4,8 +4,8 @@
 
 use densessm_models::{GraphOptions, graph};
 use densessm_proto::{
-    Architecture, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, ProbeLayout, Projection,
-    probes,
+    Architecture, DenseMamba, DenseRetNet, FalconMamba, GraphKind, LogitsMode, Lowering, Precision, ProbeLayout,
+    Projection, probes,
 };
 use std::collections::BTreeMap;
 
@@ -24,13 +24,20 @@ fn split_results(results: &str) -> impl Iterator<Item = (&str, &str)> {
 fn holds_its_probes(architecture: &Architecture) {
     for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
         for lowering in [Lowering::Function, Lowering::Inline] {
-            for logits in [LogitsMode::Last, LogitsMode::All] {
-                let options = GraphOptions::default().with_lowering(lowering).with_logits(logits);
+            for (logits, precision) in [
+                (LogitsMode::Last, Precision::Fp32),
+                (LogitsMode::All, Precision::Fp32),
+                (LogitsMode::Last, Precision::Fp16),
+            ] {
+                let options = GraphOptions::default()
+                    .with_lowering(lowering)
+                    .with_logits(logits)
+                    .with_matrices(precision.matrices());
                 let text = graph(architecture, kind, options).unwrap().to_string();
                 let values = values(&text);
                 let time = if kind == GraphKind::Parallel { "sequence" } else { "1" };
-                for probe in probes(architecture, kind, lowering) {
-                    let what = format!("{architecture:?}, {kind}, {lowering}, {logits:?}: {probe:?}");
+                for probe in probes(architecture, kind, lowering, precision) {
+                    let what = format!("{architecture:?}, {kind}, {lowering}, {precision}, {logits:?}: {probe:?}");
                     let found = values.get(probe.value.as_str());
                     let got = found.unwrap_or_else(|| panic!("{what}: no such value in\n{text}"));
                     match &probe.layout {

@@ -120,7 +120,7 @@ impl Family for DenseMamba {
             rank: self.time_step_rank,
             use_bias: self.use_bias,
         };
-        list.tokens("backbone.embeddings", "backbone/Gather", self.hidden_size);
+        list.embeddings("backbone.embeddings", "backbone", self.hidden_size);
         for layer in 0..self.num_hidden_layers {
             let reads = self.neighbours(layer).next().is_some();
             let channel = self.channel_gate.map(|_| ("channel_gate", self.intermediate_size));

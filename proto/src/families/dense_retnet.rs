@@ -130,7 +130,7 @@ impl Family for DenseRetNet {
 
     fn probes(&self, list: &mut ProbeList) {
         let (hidden, keys, values) = (self.hidden_size, self.query_key_dim, self.value_dim);
-        list.tokens("model.embed_tokens", "model/Gather", hidden);
+        list.embeddings("model.embed_tokens", "model", hidden);
         for layer in 0..self.num_hidden_layers {
             let mut layer = list.layer("model", layer);
             layer.tokens("input_layernorm", "input_layernorm/Mul", hidden);

@@ -97,7 +97,7 @@ impl Family for FalconMamba {
             rank: self.time_step_rank,
             use_bias: self.use_bias,
         };
-        list.tokens("backbone.embeddings", "backbone/Gather", self.hidden_size);
+        list.embeddings("backbone.embeddings", "backbone", self.hidden_size);
         for layer in 0..self.num_hidden_layers {
             let norms = [("delta_norm", self.time_step_rank), ("b_norm", self.state_size), ("c_norm", self.state_size)];
             block.probes(

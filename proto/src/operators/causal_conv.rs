@@ -38,4 +38,5 @@ pub const CAUSAL_CONV: Schema = Schema {
         result("y", ACTIVATION, "u", "Outputs."),
         result("present", FP32, "state", "The inputs up to each row's last valid token, oldest first."),
     ],
+    result_group: None,
 };

@@ -28,4 +28,5 @@ pub const DENSE_NORM: Schema = Schema {
         operands: &[OperandSchema::required("vectors", ACTIVATION, &[B, T, N], "The vectors of a layer below.")],
     }],
     results: &[result("y", ACTIVATION, "own", "The normalised vectors.")],
+    result_group: None,
 };

@@ -7,6 +7,7 @@
 mod causal_conv;
 mod dense_norm;
 mod lookup;
+mod mamba_step;
 mod retention;
 mod schema;
 mod selective;
@@ -14,10 +15,11 @@ mod selective;
 pub use causal_conv::CAUSAL_CONV;
 pub use dense_norm::DENSE_NORM;
 pub use lookup::require;
+pub use mamba_step::MAMBA_STEP;
 pub use retention::{RETENTION, RETENTION_STEP};
 pub use schema::{
     Arity, AttributeKind, AttributeSchema, AxisSize, DimensionSchema, GroupSchema, OperandSchema, OperandType, Repeat,
-    ResultSchema, Schema,
+    ResultGroupSchema, ResultSchema, ResultShape, Schema,
 };
 pub use selective::{SELECTIVE_SCAN, SELECTIVE_STEP};
 
@@ -28,9 +30,12 @@ pub const DOMAIN: &str = "ai.densessm";
 /// Version of the domain.
 pub const VERSION: i64 = 1;
 
-/// The schemas of all operators of the domain.
+/// The schemas of the operators that layers are made of, which every device has kernels for.
 pub const SCHEMAS: [&Schema; 6] =
     [&CAUSAL_CONV, &SELECTIVE_SCAN, &SELECTIVE_STEP, &RETENTION, &RETENTION_STEP, &DENSE_NORM];
+
+/// The schemas of the operators that are whole models, which only some GPUs have kernels for.
+pub const FUSED_SCHEMAS: [&Schema; 1] = [&MAMBA_STEP];
 
 /// The element types that activations may have.
 const ACTIVATIONS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
@@ -63,5 +68,5 @@ const EPSILON: AttributeSchema = AttributeSchema {
 };
 
 const fn result(name: &'static str, dtype: OperandType, like: &'static str, description: &'static str) -> ResultSchema {
-    ResultSchema { name, dtype, like, description }
+    ResultSchema { name, dtype, shape: ResultShape::Like(like), description }
 }

@@ -67,6 +67,7 @@ pub const RETENTION: Schema = Schema {
     operands: operands!(T, LENGTHS),
     groups: &[],
     results: &[OUTPUT, result("present", FP32, "state", "The state after each row's last valid token.")],
+    result_group: None,
 };
 
 /// One token of retention.
@@ -81,4 +82,5 @@ pub const RETENTION_STEP: Schema = Schema {
     operands: operands!(ONE),
     groups: &[],
     results: &[OUTPUT, result("present", FP32, "state", "The state after this token.")],
+    result_group: None,
 };

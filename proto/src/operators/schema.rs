@@ -26,8 +26,36 @@ pub struct Schema {
     pub operands: &'static [OperandSchema],
     /// The variadic tail: groups of operands, each repeated.
     pub groups: &'static [GroupSchema],
-    /// Results, in order.
+    /// Results before the variadic tail, in order.
     pub results: &'static [ResultSchema],
+    /// The variadic tail: results that are repeated.
+    pub result_group: Option<ResultGroupSchema>,
+}
+
+impl Schema {
+    /// The number of results of a call in which the variadic tail of the results is repeated so often.
+    pub fn result_count(&self, repetitions: usize) -> usize {
+        self.results.len() + self.result_group.map_or(0, |group| repetitions.saturating_mul(group.results.len()))
+    }
+
+    /// A result by its position in a call, and the repetition that it belongs to; none before the variadic tail.
+    pub fn result_at(&self, position: usize) -> Option<(&'static ResultSchema, Option<usize>)> {
+        if let Some(result) = self.results.get(position) {
+            return Some((result, None));
+        }
+        let (group, position) = (self.result_group?, position - self.results.len());
+        let repetition = position.checked_div(group.results.len())?;
+        Some((group.results.get(position % group.results.len())?, Some(repetition)))
+    }
+
+    /// The full name of a result by its position in a call: `upper_0_present_state` in the variadic tail.
+    pub fn result_name(&self, position: usize) -> String {
+        match (self.result_at(position), self.result_group) {
+            (Some((result, Some(repetition))), Some(group)) => format!("{}_{repetition}_{}", group.group, result.name),
+            (Some((result, _)), _) => result.name.to_owned(),
+            (None, _) => format!("result {position}"),
+        }
+    }
 }
 
 /// A named dimension.
@@ -208,10 +236,28 @@ pub struct ResultSchema {
     pub name: &'static str,
     /// Element type.
     pub dtype: OperandType,
-    /// Name of the required operand whose shape the result has.
-    pub like: &'static str,
+    /// Shape.
+    pub shape: ResultShape,
     /// What it holds, in one sentence.
     pub description: &'static str,
+}
+
+/// The shape of a result. The set is closed, for every user of a schema handles all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultShape {
+    /// That of the required operand of this name; in a group of results, of the operand of the same repetition.
+    Like(&'static str),
+    /// These sizes, outermost first.
+    Axes(&'static [AxisSize]),
+}
+
+/// Results that are repeated together: a part of the variadic tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResultGroupSchema {
+    /// Name of the group of operands with whose every repetition the results are repeated.
+    pub group: &'static str,
+    /// The results of one repetition, in order.
+    pub results: &'static [ResultSchema],
 }
 
 /// The size of an axis: `factor · d₁ · d₂ · … + offset`, where the dᵢ are named dimensions.
@@ -265,7 +311,9 @@ impl fmt::Display for Schema {
         let operands = self.operands.iter().map(|operand| format!("{}{}", operand.name, mark(operand.arity)));
         let groups = self.groups.iter().map(|group| format!("{}{}...", group.name, mark(group.arity)));
         let operands: Vec<String> = operands.chain(groups).collect();
-        let results: Vec<&str> = self.results.iter().map(|result| result.name).collect();
+        let results = self.results.iter().map(|result| result.name.to_owned());
+        let groups = self.result_group.iter().map(|results| format!("{}_results...", results.group));
+        let results: Vec<String> = results.chain(groups).collect();
         write!(f, "{}({}) -> {}", self.name, operands.join(", "), results.join(", "))
     }
 }

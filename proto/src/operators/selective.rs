@@ -103,6 +103,7 @@ pub const SELECTIVE_SCAN: Schema = Schema {
         result("y", ACTIVATION, "own_u", "Outputs."),
         result("present", FP32, "own_state", "Hidden states after each row's last valid token."),
     ],
+    result_group: None,
 };
 
 /// One token of the selective scan, with the neighbours' hidden states given.
@@ -133,4 +134,5 @@ pub const SELECTIVE_STEP: Schema = Schema {
         result("y", ACTIVATION, "u", "Outputs."),
         result("present", FP32, "state", "Hidden states after this token."),
     ],
+    result_group: None,
 };

@@ -41,6 +41,28 @@ pub(crate) struct LaunchAttribute {
     pub(crate) value: [c_uint; 16],
 }
 
+/// `CUDA_MEMCPY3D`.
+#[repr(C)]
+pub(crate) struct Copy3d {
+    pub(crate) source: Copy3dEnd,
+    pub(crate) target: Copy3dEnd,
+    pub(crate) size: [usize; 3],
+}
+
+/// Where a copy reads or writes: the fields that `CUDA_MEMCPY3D` has once for its source and once for its target.
+#[repr(C)]
+pub(crate) struct Copy3dEnd {
+    /// Bytes, rows, slices and level of detail.
+    pub(crate) start: [usize; 4],
+    pub(crate) memory: c_uint,
+    pub(crate) host: *mut c_void,
+    pub(crate) device: Address,
+    pub(crate) array: Handle,
+    pub(crate) reserved: *mut c_void,
+    pub(crate) pitch: usize,
+    pub(crate) height: usize,
+}
+
 /// Declares the table of functions and how it is filled.
 macro_rules! functions {
     ($($name:ident($($argument:ty),*);)*) => {
@@ -100,6 +122,9 @@ functions! {
     cuStreamEndCapture(Handle, *mut Handle);
     cuGraphInstantiateWithFlags(*mut Handle, Handle, u64);
     cuGraphLaunch(Handle, Handle);
+    cuGraphGetNodes(Handle, *mut Handle, *mut usize);
+    cuGraphNodeGetType(Handle, *mut c_uint);
+    cuGraphMemcpyNodeGetParams(Handle, *mut Copy3d);
     cuGraphDestroy(Handle);
     cuGraphExecDestroy(Handle);
 }
@@ -118,12 +143,6 @@ impl fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// Whether the driver's library is there and loads. Nothing is initialized: a process that forks afterwards can still
-    /// use CUDA.
-    pub fn is_installed() -> bool {
-        Loaded::open(Path::new(LIBRARY), PACKAGE).is_ok()
-    }
-
     /// Loads the driver that the system's loader finds.
     ///
     /// # Errors

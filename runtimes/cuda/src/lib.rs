@@ -44,7 +44,7 @@ pub use compiler::{CompileProgress, Compiled, Compiler};
 pub use context::{Architecture, Context, DeviceInfo};
 pub use driver::Driver;
 pub use error::Error;
-pub use graph::{Graph, GraphExecutable};
+pub use graph::{Graph, GraphExecutable, HostWork};
 pub use launch::{Arguments, Function, LaunchShape, Module};
 pub use memory::{Buffer, PinnedBuffer, Plain};
 pub use nvrtc::Nvrtc;

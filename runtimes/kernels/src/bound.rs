@@ -2,7 +2,7 @@
 
 use crate::{
     Described, Error, Operand, Shape, Signature,
-    signature::{OperandCheck, Sizes},
+    signature::{OperandCheck, ResultCheck, Sizes},
 };
 use densessm_proto::{
     DType,
@@ -181,10 +181,32 @@ impl<'c, O: Described + Copy> BoundCall<'c, O> {
         self.operands.get(index).filter(|_| repetition < repetitions && position < members).copied()
     }
 
+    /// The number of results.
+    #[inline]
+    pub fn results(&self) -> usize {
+        let repetitions = self.signature.result_group.as_ref().map_or(0, |(group, _)| self.repetitions(*group));
+        self.signature.schema.result_count(repetitions)
+    }
+
     /// The shape of a result.
     pub fn result_shape(&self, result: usize) -> Option<Shape> {
-        let like = *self.signature.like.get(result)?;
-        self.operands.get(like)?.describe().map(|(_, shape)| shape)
+        let shape = |operand: O| operand.describe().map(|(_, shape)| shape);
+        match self.signature.results.get(result) {
+            Some(ResultCheck::Like(operand)) => shape(self.operand(*operand)?),
+            Some(ResultCheck::Axes(axes)) => {
+                Shape::new(&axes.iter().map(|axis| axis.size(&self.sizes)).collect::<Option<Vec<_>>>()?)
+            }
+            None => {
+                let (group, like) = self.signature.result_group.as_ref()?;
+                let position = result - self.signature.results.len();
+                shape(self.member(*group, position.checked_div(like.len())?, *like.get(position % like.len())?)?)
+            }
+        }
+    }
+
+    /// The element type of a result.
+    pub fn result_dtype(&self, result: usize) -> Option<DType> {
+        self.signature.schema.result_at(result).map(|(result, _)| result.dtype.with(self.signature.activation))
     }
 }
 

@@ -104,16 +104,17 @@ impl PreparedKernel<dyn Kernel> {
         results: &mut [ResultBuffer<'_>],
         pool: &dyn Pool,
     ) -> Result<(), Error> {
-        let schemas = self.signature.schema().results;
-        if results.len() != schemas.len() {
-            return Err(Error::new("results", format!("expected {} buffers, got {}", schemas.len(), results.len())));
+        let schema = self.signature.schema();
+        if results.len() != call.results() {
+            return Err(Error::new("results", format!("expected {} buffers, got {}", call.results(), results.len())));
         }
-        for (position, (buffer, schema)) in results.iter().zip(schemas).enumerate() {
-            let dtype = schema.dtype.with(self.signature.activation);
+        for (position, buffer) in results.iter().enumerate() {
+            let dtype = call.result_dtype(position).unwrap_or(self.signature.activation);
             let elements = call.result_shape(position).map_or(0, |shape| shape.elements());
             if (buffer.dtype(), buffer.elements()) != (dtype, elements) {
                 let got = format!("{} of {}", buffer.elements(), buffer.dtype());
-                return Err(Error::new(schema.name, format!("expected {elements} elements of {dtype}, got {got}")));
+                let problem = format!("expected {elements} elements of {dtype}, got {got}");
+                return Err(Error::new(schema.result_name(position), problem));
             }
         }
         self.kernel.compute(call, results, pool)

@@ -5,11 +5,11 @@
 use crate::{AttributeValues, Error};
 use densessm_proto::{
     DType,
-    operators::{Arity, AxisSize, OperandSchema, Repeat, Schema},
+    operators::{Arity, AxisSize, OperandSchema, Repeat, ResultGroupSchema, ResultSchema, ResultShape, Schema},
 };
 
 /// The largest number of named dimensions of a schema.
-pub(crate) const MAX_DIMENSIONS: usize = 8;
+pub(crate) const MAX_DIMENSIONS: usize = 10;
 /// The largest number of dimensions in one product.
 const MAX_FACTORS: usize = 2;
 
@@ -26,8 +26,20 @@ pub struct Signature {
     pub(crate) bindings: Vec<Binding>,
     /// Sizes of the dimensions that are attributes; the others follow from the operands of a call.
     pub(crate) sizes: Sizes,
-    /// For each result, the position of the operand whose shape it has.
-    pub(crate) like: Vec<usize>,
+    /// The shapes of the results before the variadic tail.
+    pub(crate) results: Vec<ResultCheck>,
+    /// The variadic tail of the results: the group of operands that it is repeated with, and the shapes of a repetition,
+    /// each like that of an operand of the group.
+    pub(crate) result_group: Option<(usize, Vec<usize>)>,
+}
+
+/// The shape of a result before the variadic tail.
+#[derive(Clone, Debug)]
+pub(crate) enum ResultCheck {
+    /// That of the operand at this position.
+    Like(usize),
+    /// These sizes.
+    Axes(Vec<Axis>),
 }
 
 /// What an operand must be.
@@ -155,12 +167,25 @@ impl Signature {
         if let Some(position) = known[..schema.dimensions.len()].iter().position(|known| !known) {
             return Err(inconsistent(format!("nothing determines `{}`", schema.dimensions[position].name)));
         }
-        let like = schema.results.iter().map(|result| {
-            let position = schema.operand(result.like).filter(|&like| operands[like].arity == Arity::Required);
-            position.ok_or_else(|| inconsistent(format!("result `{}` has the shape of no operand", result.name)))
+        let results = schema.results.iter().map(|result| {
+            let shape = match result.shape {
+                ResultShape::Like(like) => {
+                    schema.operand(like).filter(|&like| operands[like].arity == Arity::Required).map(ResultCheck::Like)
+                }
+                ResultShape::Axes(axes) => {
+                    axes.iter().map(|axis| resolve(schema, axis)).collect::<Option<_>>().map(ResultCheck::Axes)
+                }
+            };
+            shape.ok_or_else(|| inconsistent(format!("result `{}` has the shape of no operand", result.name)))
         });
-        let like = like.collect::<Result<_, _>>()?;
-        Ok(Self { schema, activation, operands, groups, bindings, sizes, like })
+        let results = results.collect::<Result<_, _>>()?;
+        let result_group = match schema.result_group {
+            None => None,
+            Some(results) => Some(result_group(schema, &results).ok_or_else(|| {
+                inconsistent(format!("results repeated with `{}` have the shape of no operand", results.group))
+            })?),
+        };
+        Ok(Self { schema, activation, operands, groups, bindings, sizes, results, result_group })
     }
 
     /// The schema.
@@ -168,10 +193,25 @@ impl Signature {
         self.schema
     }
 
-    /// For each result, the position of the operand whose shape it has.
-    pub fn results_like(&self) -> &[usize] {
-        &self.like
+    /// For each result before the variadic tail, the position of the operand whose shape it has; none for a result that
+    /// has a shape of its own.
+    pub fn results_like(&self) -> impl Iterator<Item = Option<usize>> {
+        self.results.iter().map(|result| match result {
+            ResultCheck::Like(operand) => Some(*operand),
+            ResultCheck::Axes(_) => None,
+        })
     }
+}
+
+/// The group of operands that results are repeated with, and for each of these the operand whose shape it has.
+fn result_group(schema: &Schema, results: &ResultGroupSchema) -> Option<(usize, Vec<usize>)> {
+    let position = schema.group(results.group)?;
+    let group = &schema.groups[position];
+    let like = |result: &ResultSchema| match result.shape {
+        ResultShape::Like(like) => group.operand(like),
+        ResultShape::Axes(_) => None,
+    };
+    Some((position, results.results.iter().map(like).collect::<Option<_>>()?))
 }
 
 /// An axis with positions in the place of names.

@@ -73,7 +73,7 @@ impl Node {
             let shape = call.result_shape(index).ok_or_else(|| problem(&format!("result {index} has no shape")))?;
             Ok::<_, Error>(ResultBuffer::F32(context.output(index, shape, operands).map_err(|error| problem(&error))?))
         };
-        let computed = match schema.results.len() {
+        let computed = match call.results() {
             1 => self.kernel.compute(&call, &mut [result(0)?], context),
             2 => self.kernel.compute(&call, &mut [result(0)?, result(1)?], context),
             count => {

@@ -149,12 +149,12 @@ impl Node {
             operands.push(operand);
         }
         let call = self.kernel.signature().bind(&operands).map_err(|error| problem(&error))?;
-        let mut results = Vec::with_capacity(schema.results.len());
-        for index in 0..schema.results.len() {
-            let shape = call.result_shape(index).ok_or_else(|| problem(&format!("result {index} has no shape")))?;
+        let mut results = Vec::with_capacity(call.results());
+        for index in 0..call.results() {
+            let described = call.result_dtype(index).zip(call.result_shape(index));
+            let (dtype, shape) = described.ok_or_else(|| problem(&format!("result {index} has no shape")))?;
             // SAFETY: as above.
             let address = unsafe { tensor::output(pointer, index, shape) }?.addr() as u64;
-            let dtype = schema.results[index].dtype.with(call.activation_dtype());
             let range = address..address + (shape.elements() * dtype.size()) as u64;
             // A caller that binds its own memory may bind the same memory twice, but a kernel reads operands after it
             // has begun to write results.

@@ -4,7 +4,7 @@ use crate::Placement;
 use densessm_kernels::Attributes;
 use densessm_proto::{
     DType,
-    operators::{Arity, GroupSchema, OperandType, Repeat, Schema},
+    operators::{Arity, GroupSchema, OperandType, Repeat, ResultShape, Schema},
 };
 use ort::{
     AsPointer, Error, Result,
@@ -36,6 +36,8 @@ pub(crate) struct KernelOperator<B> {
     backend: B,
     inputs: Vec<Input>,
     outputs: Vec<TensorElementType>,
+    /// The element type of the variadic tail of the results.
+    repeated: Option<TensorElementType>,
     placement: Option<Arc<Placement>>,
 }
 
@@ -73,7 +75,19 @@ impl<B: Backend> KernelOperator<B> {
         }
         let outputs = schema.results.iter().map(|result| element_type(schema, backend.dtype(result.dtype)));
         let outputs = outputs.collect::<Result<_>>()?;
-        Ok(Self { backend, inputs, outputs, placement })
+        let repeated = schema.result_group.iter().flat_map(|group| group.results).map(|result| result.dtype);
+        let repeated =
+            one_type(schema, repeated)?.map(|dtype| element_type(schema, backend.dtype(dtype))).transpose()?;
+        Ok(Self { backend, inputs, outputs, repeated, placement })
+    }
+}
+
+/// The one type of results that are repeated, if there are any.
+fn one_type(schema: &Schema, mut dtypes: impl Iterator<Item = OperandType>) -> Result<Option<OperandType>> {
+    let Some(first) = dtypes.next() else { return Ok(None) };
+    match dtypes.find(|dtype| *dtype != first) {
+        None => Ok(Some(first)),
+        Some(other) => Err(failed(schema, &format!("expected repeated results of one type, got {first} and {other}"))),
     }
 }
 
@@ -121,7 +135,8 @@ impl<B: Backend> Operator for KernelOperator<B> {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        self.outputs.iter().map(|dtype| OperatorOutput::required(*dtype))
+        let repeated = self.repeated.map(|dtype| OperatorOutput::variadic(0).homogenous(dtype));
+        self.outputs.iter().map(|dtype| OperatorOutput::required(*dtype)).chain(repeated)
     }
 
     fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> Result<B::Node> {
@@ -134,9 +149,10 @@ impl<B: Backend> Operator for KernelOperator<B> {
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
         let schema = self.backend.schema();
+        // The shapes of all other results are those of the graph's outputs, which the graph states.
         for (result, declared) in schema.results.iter().enumerate() {
-            let like = schema.operand(declared.like);
-            let like = like.ok_or_else(|| failed(schema, &format!("no operand `{}`", declared.like)))?;
+            let ResultShape::Like(like) = declared.shape else { continue };
+            let like = schema.operand(like).ok_or_else(|| failed(schema, &format!("no operand `{like}`")))?;
             let mut shape = ptr::null_mut();
             // SAFETY: ONNX Runtime's own context, alive for this call; the shape that it returns is only passed back.
             unsafe {

@@ -7,6 +7,7 @@
 use crate::{
     error::failed,
     gpu::{self, Gpu},
+    graph,
     weights::{Value, factors},
 };
 use densessm_cuda::Buffer;
@@ -14,7 +15,7 @@ use densessm_proto::{
     GraphKind,
     onnx::{TensorProto, tensor_proto::DataLocation, tensor_proto::DataType},
 };
-use densessm_session::{Bundle, Error, onnx::OnnxFile};
+use densessm_session::{Bundle, Device, Error};
 use memmap2::Mmap;
 use ort::{
     AsPointer,
@@ -58,12 +59,13 @@ impl GpuWeights {
     pub(crate) fn upload(
         bundle: &Bundle,
         graphs: &[GraphKind],
+        device: Device,
         gpu: &Gpu,
         info: &MemoryInfo<'_>,
     ) -> Result<Self, Error> {
         let mut places = BTreeMap::new();
         for &kind in graphs {
-            let file = OnnxFile::of_bundle(bundle, kind)?;
+            let (file, _) = graph::read(bundle, graph::entry(bundle, kind, device)?, device)?;
             let factors = factors(&file.graph);
             let outside = |tensor: &&TensorProto| tensor.data_location == i32::from(DataLocation::External);
             let shared = |tensor: &&TensorProto| factors.contains(tensor.name.as_str());

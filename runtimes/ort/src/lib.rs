@@ -9,6 +9,7 @@ mod device;
 mod error;
 mod gpu;
 mod gpu_weights;
+mod graph;
 mod library;
 mod memory;
 mod model;

@@ -6,7 +6,7 @@ use crate::{
     error::failed,
     gpu,
     memory::{Block, Memory},
-    session::{Lent, Opened},
+    session::{Lent, Opened, Sessions},
     states::OrtStates,
     step::Step,
 };
@@ -29,8 +29,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(crate) struct OrtModel {
     bundle: Bundle,
     info: RuntimeInfo,
-    parallel: Option<Opened>,
-    recurrent: Option<Opened>,
+    sessions: Sessions,
     layout: Arc<Vec<StateTensor>>,
     /// Where states are kept.
     memory: Arc<Memory>,
@@ -53,8 +52,7 @@ impl OrtModel {
     pub(crate) fn new(
         bundle: Bundle,
         info: RuntimeInfo,
-        parallel: Option<Opened>,
-        recurrent: Option<Opened>,
+        sessions: Sessions,
         lent: Arc<Lent>,
         cuda_graph_batch: usize,
     ) -> Result<Self, Error> {
@@ -71,8 +69,7 @@ impl OrtModel {
         Ok(Self {
             bundle,
             info,
-            parallel,
-            recurrent,
+            sessions,
             layout,
             memory,
             prefilled,
@@ -162,7 +159,9 @@ impl Model for OrtModel {
         let (batch, width, vocabulary) = (tokens.rows(), tokens.width(), self.vocabulary());
         let positions = if self.bundle.manifest().logits == LogitsMode::All { width } else { 1 };
         let past: Vec<i64> = states.lengths().to_vec();
-        let Some(Opened { session, .. }) = &mut self.parallel else { return Err(self.not_loaded(GraphKind::Parallel)) };
+        let Some(Opened { session, .. }) = &mut self.sessions.parallel else {
+            return Err(self.not_loaded(GraphKind::Parallel));
+        };
         let counts = self.bundle.architecture().counts_positions();
         let store = states.store::<OrtStates>(&self.bundle)?;
         let from = store.current();
@@ -194,7 +193,7 @@ impl Model for OrtModel {
         self.reserve_logits(tokens.len())?;
         let (batch, vocabulary) = (tokens.len(), self.vocabulary());
         let counts = self.bundle.architecture().counts_positions();
-        let Some(opened) = &mut self.recurrent else { return Err(self.not_loaded(GraphKind::Recurrent)) };
+        let Some(opened) = self.sessions.step(batch) else { return Err(self.not_loaded(GraphKind::Recurrent)) };
         let past: Vec<i64> = states.lengths().to_vec();
         let store = states.store::<OrtStates>(&self.bundle)?;
         let mut step = match store.take_step(&self.stepped) {
@@ -237,8 +236,8 @@ impl Model for OrtModel {
     ) -> Result<BTreeMap<String, HostTensor>, Error> {
         let inputs = inputs::complete(&self.bundle, graph, given)?;
         let session = match graph {
-            GraphKind::Parallel => &mut self.parallel,
-            GraphKind::Recurrent => &mut self.recurrent,
+            GraphKind::Parallel => &mut self.sessions.parallel,
+            GraphKind::Recurrent => &mut self.sessions.recurrent,
         };
         let Some(Opened { session, .. }) = session else { return Err(self.not_loaded(graph)) };
         let options = &self.options[0];

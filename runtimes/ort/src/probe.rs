@@ -3,21 +3,20 @@
 use crate::{
     device::{providers, usable},
     error::failed,
+    graph,
     model::{host, value},
     operators::Operators,
+    session::WEIGHTS_FOLDER,
 };
 use densessm_kernels::cuda;
 use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs, onnx::OnnxFile};
+use densessm_session::{Bundle, Device, Error, HostTensor, Probe, inputs};
 use ort::{
     logging::LogLevel,
     session::{Session, SessionInputValue},
 };
 use prost::Message;
 use std::collections::BTreeMap;
-
-/// The session option that names the folder of the weights of a model that is loaded from memory.
-const WEIGHTS: &str = "session.model_external_initializers_file_folder_path";
 
 struct OrtProbe {
     bundle: Bundle,
@@ -34,7 +33,7 @@ pub(crate) fn probe(
     names: &[String],
 ) -> Result<Box<dyn Probe>, Error> {
     let loaded = usable(device)?;
-    let mut file = OnnxFile::of_bundle(bundle, kind)?;
+    let (mut file, _) = graph::read(bundle, graph::entry(bundle, kind, device)?, device)?;
     file.expose(names);
     let model = file.into_model().encode_to_vec();
     let kernels = cuda::Device::open(device.index() as usize).is_ok();
@@ -43,7 +42,7 @@ pub(crate) fn probe(
             .with_log_level(LogLevel::Error)?
             .with_execution_providers(providers(device))?;
         let builder = Operators::of(device, kernels).add_to(builder)?;
-        let mut builder = builder.with_config_entry(WEIGHTS, bundle.dir().to_string_lossy())?;
+        let mut builder = builder.with_config_entry(WEIGHTS_FOLDER, bundle.dir().to_string_lossy())?;
         builder.commit_from_memory(&model)
     };
     let session = open().map_err(failed("probing a graph"))?;

@@ -5,6 +5,7 @@ use crate::{
     error::{failed, message},
     gpu::{self, Gpu},
     gpu_weights::GpuWeights,
+    graph,
     library::Loaded,
     model::OrtModel,
     operators::Operators,
@@ -12,8 +13,9 @@ use crate::{
     tensorrt::Engines,
     weights::Weights,
 };
-use densessm_proto::GraphKind;
-use densessm_session::{Bundle, Error, LoadOptions, Model, Provider};
+use densessm_kernels::cuda::{runs_mamba_step, units::MambaShape};
+use densessm_proto::{GraphEntry, GraphKind};
+use densessm_session::{Bundle, Error, GraphPlacement, LoadOptions, Model, Provider};
 use ort::{
     logging::LogLevel,
     session::{
@@ -22,6 +24,11 @@ use ort::{
     },
 };
 use std::sync::Arc;
+
+/// The session option that names the folder of the weights of a model that is loaded from memory.
+pub(crate) const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+/// The session option that keeps products' weights as they are.
+const NO_PACKING: &str = "session.disable_prepacking";
 
 /// What sessions use without owning it. It must outlive them and everything that keeps them alive.
 pub(crate) struct Lent {
@@ -48,7 +55,7 @@ impl Lent {
         let gpu_weights = match shared {
             true => {
                 let info = memory(device).map_err(failed("describing memory"))?;
-                Some(GpuWeights::upload(bundle, &options.graphs, &gpu, &info)?)
+                Some(GpuWeights::upload(bundle, &options.graphs, device, &gpu, &info)?)
             }
             false => None,
         };
@@ -87,6 +94,26 @@ pub(crate) struct Opened {
     pub(crate) session: Session,
     /// Whether runs can be captured into CUDA graphs.
     pub(crate) capturable: bool,
+    /// How a GPU runs the nodes of this project's operators.
+    pub(crate) placement: Option<GraphPlacement>,
+}
+
+/// The sessions of a model.
+pub(crate) struct Sessions {
+    pub(crate) parallel: Option<Opened>,
+    pub(crate) recurrent: Option<Opened>,
+    /// The step as one operator, for few rows.
+    pub(crate) fused: Option<Opened>,
+}
+
+impl Sessions {
+    /// The session that runs steps of so many rows.
+    pub(crate) fn step(&mut self, rows: usize) -> Option<&mut Opened> {
+        match &mut self.fused {
+            Some(fused) if rows <= MambaShape::MOST_ROWS => Some(fused),
+            _ => self.recurrent.as_mut(),
+        }
+    }
 }
 
 /// Loads graphs of a bundle; see [`Runtime::load`](densessm_session::Runtime::load).
@@ -95,10 +122,11 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
     let loaded = usable(options.device)?;
     let lent = Arc::new(Lent::open(bundle, options, loaded)?);
     let building = lent.engines().and_then(Engines::lock);
+    // SAFETY: the model below keeps what is lent as long as its sessions, and the bindings that it makes keep it, too, as
+    // those keep their session alive.
+    let open_entry = |entry: &GraphEntry| unsafe { open(loaded, bundle, entry, options, &lent) }.map(Some);
     let open = |kind: GraphKind| match options.graphs.contains(&kind) {
-        // SAFETY: the model below keeps what is lent as long as its sessions, and the bindings that it makes keep it, too,
-        // as those keep their session alive.
-        true => unsafe { open(loaded, bundle, kind, options, &lent) }.map(Some),
+        true => open_entry(graph::entry(bundle, kind, options.device)?),
         false => Ok(None),
     };
     let both = || Ok::<_, Error>((open(GraphKind::Parallel)?, open(GraphKind::Recurrent)?));
@@ -106,12 +134,25 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
         Some(weights) => weights.load_releasing_pages(both)?,
         None => both()?,
     };
+    let fused = fused_step(bundle, options, &lent).map_or(Ok(None), open_entry)?;
     drop(building);
     if let Some(kernels) = lent.gpu().and_then(|gpu| gpu.kernels()) {
         kernels.compile_wanted().map_err(gpu::failed("kernels for the GPU"))?;
     }
-    let info = loaded.info(options.device);
-    Ok(Box::new(OrtModel::new(bundle.clone(), info, parallel, recurrent, lent, options.cuda_graph_batch)?))
+    let placed: Vec<_> =
+        [&parallel, &recurrent, &fused].into_iter().flatten().filter_map(|opened| opened.placement).collect();
+    let info = loaded.info(options.device).with_placement(placed);
+    let sessions = Sessions { parallel, recurrent, fused };
+    Ok(Box::new(OrtModel::new(bundle.clone(), info, sessions, lent, options.cuda_graph_batch)?))
+}
+
+/// The fused step of a bundle, if the GPU has a kernel for it.
+fn fused_step<'b>(bundle: &'b Bundle, options: &LoadOptions, lent: &Lent) -> Option<&'b GraphEntry> {
+    let manifest = bundle.manifest();
+    let entry = manifest.fused_step(manifest.precision.matrices())?;
+    let kernels = lent.shared_stream().and_then(|gpu| gpu.kernels())?;
+    let wanted = options.fused_step && options.graphs.contains(&GraphKind::Recurrent);
+    (wanted && runs_mamba_step(kernels, bundle.architecture())).then_some(entry)
 }
 
 /// Loads one graph; the recurrent one so that its runs can be captured, if it can be.
@@ -121,22 +162,22 @@ pub(crate) fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Box<dyn Mod
 unsafe fn open(
     loaded: &Loaded,
     bundle: &Bundle,
-    kind: GraphKind,
+    entry: &GraphEntry,
     options: &LoadOptions,
     lent: &Lent,
 ) -> Result<Opened, Error> {
-    let wanted = kind == GraphKind::Recurrent && lent.shared && options.cuda_graph_batch > 0;
+    let wanted = entry.kind == GraphKind::Recurrent && lent.shared && options.cuda_graph_batch > 0;
     // ONNX Runtime rejects the option for a graph of which it must run a part on the CPU.
     if wanted {
         // SAFETY: the caller's obligation.
-        match unsafe { session(loaded, bundle, kind, options, lent, true) } {
-            Ok(session) => return Ok(Opened { session, capturable: true }),
+        match unsafe { session(loaded, bundle, entry, options, lent, true) } {
+            Ok((session, placement)) => return Ok(Opened { session, capturable: true, placement }),
             Err(error) => not_captured(error.to_string()),
         }
     }
     // SAFETY: the caller's obligation.
-    let session = unsafe { session(loaded, bundle, kind, options, lent, false) }?;
-    Ok(Opened { session, capturable: false })
+    let (session, placement) = unsafe { session(loaded, bundle, entry, options, lent, false) }?;
+    Ok(Opened { session, capturable: false, placement })
 }
 
 /// Loads one graph.
@@ -146,12 +187,13 @@ unsafe fn open(
 unsafe fn session(
     loaded: &Loaded,
     bundle: &Bundle,
-    kind: GraphKind,
+    entry: &GraphEntry,
     options: &LoadOptions,
     lent: &Lent,
     capturable: bool,
-) -> Result<Session, Error> {
-    let path = bundle.graph_path(kind)?;
+) -> Result<(Session, Option<GraphPlacement>), Error> {
+    let (file, replaced) = graph::read(bundle, entry, options.device)?;
+    let (kind, path) = (entry.kind, &file.path);
     let what = format!("{}: loading into ONNX Runtime", path.display());
     let explain = |problem: String| match lent.engines() {
         Some(engines) => engines.explain(problem),
@@ -164,7 +206,7 @@ unsafe fn session(
         let providers = match (lent.shared_stream(), lent.engines()) {
             // SAFETY: the stream is lent, and outlives the session.
             (Some(gpu), _) => unsafe { cuda_on_stream(device, gpu.stream(), capturable) },
-            (None, Some(engines)) => tensorrt_providers(device, engines.provider(index(device), bundle, kind, &path)),
+            (None, Some(engines)) => tensorrt_providers(device, engines.provider(index(device), bundle, kind, path)),
             (None, None) => providers(device),
         };
         let mut builder = Session::builder(&loaded.environment)?
@@ -191,9 +233,19 @@ unsafe fn session(
         // SAFETY: as above.
         builder = unsafe { weights.lend(builder) }?;
     }
-    let session = builder.commit_from_file(&path).map_err(rejected)?;
-    if !options.operator_fallback {
-        operators.check(bundle, kind)?;
-    }
-    Ok(session)
+    let session = match lent.weights.as_ref().and_then(|weights| weights.model(kind)) {
+        Some(model) => {
+            let builder = builder.with_config_entry(NO_PACKING, "1").map_err(|error| rejected(error.into()))?;
+            from_memory(builder, bundle, model).map_err(rejected)?
+        }
+        None if replaced => from_memory(builder, bundle, &graph::encoded(file.clone())).map_err(rejected)?,
+        None => builder.commit_from_file(path).map_err(rejected)?,
+    };
+    let placement = operators.placement(&file, kind, options.device, options.operator_fallback)?;
+    Ok((session, placement))
+}
+
+/// Loads a graph that differs from the bundle's file.
+fn from_memory(builder: SessionBuilder, bundle: &Bundle, model: &[u8]) -> ort::Result<Session> {
+    builder.with_config_entry(WEIGHTS_FOLDER, bundle.dir().to_string_lossy())?.commit_from_memory(model)
 }

@@ -14,7 +14,7 @@ use crate::{
     session::{Lent, Opened},
     states::OrtStates,
 };
-use densessm_cuda::{Buffer, Graph, GraphExecutable, PinnedBuffer};
+use densessm_cuda::{Buffer, Graph, GraphExecutable, HostWork, PinnedBuffer};
 use densessm_proto::states::{INPUT_IDS, LOGITS, PAST_LENGTH};
 use densessm_session::Error;
 use ort::{
@@ -209,20 +209,15 @@ impl Direction {
     /// # Safety
     /// As for [`Step::run`].
     unsafe fn run(&mut self, opened: &mut Opened, gpu: &Gpu, options: &RunOptions) -> Result<(), Error> {
-        let problem = failed("the recurrent graph");
+        let mut capture_failed = false;
         if matches!(self.capture, Capture::After(0)) {
-            // What is captured does not run, so a capture that fails has changed nothing.
-            let (binding, session) = (&mut self.binding, &mut opened.session);
-            let captured = Graph::capture(gpu.stream(), || {
-                // SAFETY: the caller's obligation; the addresses are those of every later launch.
-                unsafe { binding.submit(session, Some(options)) }.map_err(|error| CaptureError(error.to_string()))
-            });
-            let graph = captured.and_then(|graph| Ok(graph.instantiate()?));
-            self.capture = match graph {
+            // SAFETY: the caller's obligation.
+            self.capture = match unsafe { self.capture(opened, gpu, options) } {
                 Ok(graph) => Capture::Captured(graph),
                 // The same work can always be submitted node by node.
                 Err(CaptureError(problem)) => {
                     not_captured(problem);
+                    capture_failed = true;
                     Capture::Never
                 }
             };
@@ -235,7 +230,48 @@ impl Direction {
             Capture::Never => {}
         }
         // SAFETY: the caller's obligation.
-        unsafe { self.binding.submit(&mut opened.session, Some(options)) }.map_err(problem)
+        let mut submit = || unsafe { self.binding.submit(&mut opened.session, Some(options)) };
+        let submitted = match submit() {
+            // The first kernel after a capture that failed may still report that failure, which is thereby forgotten. A
+            // direction writes nothing that it reads: it can be submitted twice.
+            Err(_) if capture_failed => submit(),
+            submitted => submitted,
+        };
+        submitted.map_err(failed("the recurrent graph"))
+    }
+
+    /// Captures the step. What is captured does not run, so a capture that fails has changed nothing.
+    ///
+    /// Some kernels of ONNX Runtime's CUDA provider copy their operands' sizes from host memory at each run, and have
+    /// the stream call a function that frees that memory: those of `Split` with unequal parts (other than three of the
+    /// last axis), of a batched `MatMul` whose matrices are not evenly spaced, of `GatherND`, and of loops. A graph of
+    /// them would read freed memory and free it again at each launch, so a graph with any work of the host is refused.
+    /// All other operators of recurrent graphs (elementwise ones, reductions, `Gather`, `Slice`, `Concat`, `Transpose`,
+    /// `Reshape`, `Gemm`, `MatMul` with a matrix, `Split` with equal parts) pass what they need as arguments of their
+    /// kernels.
+    ///
+    /// # Safety
+    /// As for [`Step::run`].
+    unsafe fn capture(
+        &mut self,
+        opened: &mut Opened,
+        gpu: &Gpu,
+        options: &RunOptions,
+    ) -> Result<GraphExecutable, CaptureError> {
+        let graph = Graph::capture(gpu.stream(), || {
+            // SAFETY: the caller's obligation; the addresses are those of every later launch.
+            unsafe { self.binding.submit(&mut opened.session, Some(options)) }
+                .map_err(|error| CaptureError(error.to_string()))
+        })?;
+        let work = graph.host_work()?;
+        if work != HostWork::default() {
+            return Err(CaptureError(format!(
+                "expected a step without work of the host, got {} copies of its memory and {} calls of its functions; \
+                 export the checkpoint again, with --lowering function",
+                work.copies, work.callbacks
+            )));
+        }
+        Ok(graph.instantiate()?)
     }
 }
 

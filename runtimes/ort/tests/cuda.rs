@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use densessm_bundle::{ExportOptions, export};
+use densessm_bundle::{ExportOptions, Preset, export, init};
 use densessm_checkpoint::Checkpoint;
+use densessm_cuda::{Buffer, Context, Driver, Error, Graph, PinnedBuffer, Stream};
 use densessm_ort::{OrtRuntime, take_capture_problem};
 use densessm_proto::{Lowering, Precision, Tolerance, ToleranceClass};
 use densessm_session::{Bundle, Device, LoadOptions, Model, Runtime, States, TokenBatch};
-use std::{ops::ControlFlow, path::Path};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 use tempfile::TempDir;
 
 const MODELS: [&str; 5] = [
@@ -19,21 +24,23 @@ const MODELS: [&str; 5] = [
 ];
 const STEPS: usize = 256;
 
-fn gpu() -> bool {
+/// What a test holds while it uses the GPU: problems of captures are those of the whole process. None without a GPU.
+fn gpu() -> Option<MutexGuard<'static, ()>> {
+    static GPU: Mutex<()> = Mutex::new(());
     match OrtRuntime.availability(Device::CUDA) {
-        Ok(_) => true,
+        Ok(_) => Some(GPU.lock().unwrap_or_else(PoisonError::into_inner)),
         Err(unusable) => {
             println!("skipped: {unusable}");
-            false
+            None
         }
     }
 }
 
-fn exported(name: &str, lowering: Lowering) -> (TempDir, Bundle) {
+fn exported(name: &str, lowering: Lowering, precision: Precision) -> (TempDir, Bundle) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    let options = ExportOptions::default().with_lowering(lowering);
+    let options = ExportOptions::default().with_lowering(lowering).with_precision(precision);
     export(&Checkpoint::open(&model).unwrap(), &out, &options, |_| ControlFlow::Continue(())).unwrap();
     let bundle = Bundle::open(&out).unwrap();
     (folder, bundle)
@@ -86,23 +93,23 @@ fn decoded(model: &mut dyn Model, batch: usize) -> Vec<u32> {
 
 #[test]
 fn a_captured_step_computes_the_same_bits() {
-    if !gpu() {
-        return;
-    }
+    let Some(_gpu) = gpu() else { return };
     for name in MODELS {
-        for lowering in [Lowering::Function, Lowering::Inline] {
-            let (_folder, bundle) = exported(name, lowering);
+        let fp32 = [Lowering::Function, Lowering::Inline].map(|lowering| (lowering, Precision::Fp32));
+        let half = [Precision::Fp16, Precision::Bf16].map(|precision| (Lowering::Function, precision));
+        for (lowering, precision) in fp32.into_iter().chain(half) {
+            let (_folder, bundle) = exported(name, lowering, precision);
             let options = || LoadOptions::for_bundle(&bundle).with_device(Device::CUDA);
             let mut captured = load(&bundle, options());
             let mut plain = load(&bundle, options().with_cuda_graph(false));
             for batch in [1, 3] {
                 let (got, expected) = (decoded(&mut *captured, batch), decoded(&mut *plain, batch));
-                assert!(got == expected, "{name}, {lowering}, batch {batch}: the bits differ");
+                assert!(got == expected, "{name}, {lowering}, {precision}, batch {batch}: the bits differ");
             }
             let problem = take_capture_problem();
             // The functions of standard operators may contain some that ONNX Runtime runs on the CPU.
             match lowering {
-                Lowering::Function => assert_eq!(problem, None, "{name}, {lowering}"),
+                Lowering::Function => assert_eq!(problem, None, "{name}, {lowering}, {precision}"),
                 _ => println!("{name}, {lowering}: captured, or why not: {problem:?}"),
             }
         }
@@ -112,11 +119,9 @@ fn a_captured_step_computes_the_same_bits() {
 /// Rows come and go, other states are used in between, and some batches are too large to be captured.
 #[test]
 fn batches_of_all_sizes_alternate_and_give_what_the_cpu_gives() {
-    if !gpu() {
-        return;
-    }
+    let Some(_gpu) = gpu() else { return };
     for name in MODELS {
-        let (_folder, bundle) = exported(name, Lowering::Function);
+        let (_folder, bundle) = exported(name, Lowering::Function, Precision::Fp32);
         let options = LoadOptions::for_bundle(&bundle).with_device(Device::CUDA).with_cuda_graph_batch(2);
         let mut models = [load(&bundle, options), load(&bundle, LoadOptions::for_bundle(&bundle))];
         let results = models.each_mut().map(|model| {
@@ -141,5 +146,121 @@ fn batches_of_all_sizes_alternate_and_give_what_the_cpu_gives() {
         let [got, expected] = &results;
         let compared = Tolerance::of(ToleranceClass::Logits, Precision::Fp32).compare(got, expected);
         compared.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+/// Graphs with half activations, of which the CPU has none: it computes with the same weights and fp32 activations.
+#[test]
+fn half_activations_are_as_near_to_the_cpu_as_their_tolerance() {
+    let Some(_gpu) = gpu() else { return };
+    for name in MODELS {
+        for precision in [Precision::Fp16, Precision::Bf16] {
+            let (_folder, bundle) = exported(name, Lowering::Function, precision);
+            let options = LoadOptions::for_bundle(&bundle);
+            let mut models = [load(&bundle, options.clone().with_device(Device::CUDA)), load(&bundle, options)];
+            let [got, expected] = models.each_mut().map(|model| {
+                let mut tokens = Tokens(13);
+                let mut states = prefilled(&mut **model, &mut tokens, 2);
+                let mut logits: Vec<f32> = Vec::new();
+                for _ in 0..8 {
+                    let ids = tokens.next(&**model, 2);
+                    logits.extend(model.step(&ids, &mut states).unwrap().values);
+                }
+                logits
+            });
+            let compared = Tolerance::of(ToleranceClass::Logits, precision).compare(&got, &expected);
+            compared.unwrap_or_else(|error| panic!("{name}, {precision}: {error}"));
+            assert!(got != expected, "{name}, {precision}: the CPU computes with half activations, too");
+        }
+    }
+}
+
+/// A bundle of the first format has a Split that copies its sizes from memory of the host, which is then freed.
+#[test]
+fn a_step_that_reads_memory_of_the_host_runs_without_a_graph() {
+    let Some(_gpu) = gpu() else { return };
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/format-1/dense_mamba");
+    let bundle = Bundle::open(&fixture).unwrap();
+    take_capture_problem();
+    let options = LoadOptions::for_bundle(&bundle);
+    let mut models = [load(&bundle, options.clone().with_device(Device::CUDA)), load(&bundle, options)];
+    let [got, expected] = models.each_mut().map(|model| {
+        let mut tokens = Tokens(17);
+        let mut states = prefilled(&mut **model, &mut tokens, 1);
+        let mut logits: Vec<f32> = Vec::new();
+        for _ in 0..16 {
+            let ids = tokens.next(&**model, 1);
+            logits.extend(model.step(&ids, &mut states).unwrap().values);
+        }
+        logits
+    });
+    let problem = take_capture_problem().expect("the step is captured");
+    assert!(problem.contains("expected a step without work of the host"), "{problem}");
+    Tolerance::of(ToleranceClass::Logits, Precision::Fp32).compare(&got, &expected).unwrap();
+}
+
+#[test]
+fn a_captured_graph_tells_its_copies_of_memory_of_the_host_from_others() {
+    let Some(_gpu) = gpu() else { return };
+    let context = Context::primary(&Driver::open().unwrap(), 0).unwrap();
+    let stream = Stream::new(&context).unwrap();
+    let host: PinnedBuffer<i64> = PinnedBuffer::new(&context, 4).unwrap();
+    let [from, to] = [(); 2].map(|()| Buffer::<i64>::new(&context, 4).unwrap());
+    let captured = |from_host: bool| {
+        let graph = Graph::capture(&stream, || {
+            // SAFETY: the buffers have the same length; the graph is never launched.
+            unsafe {
+                match from_host {
+                    true => stream.upload(to.address(), &host),
+                    false => stream.copy(to.address(), from.address(), 4 * size_of::<i64>()),
+                }
+            }
+        });
+        graph.and_then(|graph: Graph| graph.host_work()).unwrap_or_else(|error: Error| panic!("{error}"))
+    };
+    assert_eq!(
+        [true, false].map(|from_host| (captured(from_host).copies, captured(from_host).callbacks)),
+        [(1, 0), (0, 0)]
+    );
+}
+
+/// Steps of up to eight rows run as one kernel, where the bundle has published sizes; states go from one graph to the
+/// other as the batch grows and shrinks.
+#[test]
+fn the_fused_step_computes_what_the_recurrent_graph_does() {
+    let Some(_gpu) = gpu() else { return };
+    for (preset, precision) in [("densemamba-360m", Precision::Fp16), ("mamba-370m", Precision::Bf16)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (checkpoint, out) = (folder.path().join("model"), folder.path().join("bundle"));
+        let preset: Preset = preset.parse().unwrap();
+        init(preset, &checkpoint, 3, false, |_, _| ControlFlow::Continue(())).unwrap();
+        let options = ExportOptions::default().with_precision(precision);
+        export(&Checkpoint::open(&checkpoint).unwrap(), &out, &options, |_| ControlFlow::Continue(())).unwrap();
+        let bundle = Bundle::open(&out).unwrap();
+        let options = || LoadOptions::for_bundle(&bundle).with_device(Device::CUDA);
+        let results = [true, false].map(|fused| {
+            let mut model = load(&bundle, options().with_fused_step(fused));
+            // The step's one node, if it is fused.
+            let placement = &model.info().placement;
+            assert_eq!(placement.iter().any(|graph| (graph.nodes(), graph.gpu_kernels) == (1, 1)), fused);
+            let mut tokens = Tokens(5);
+            let mut states = prefilled(&mut *model, &mut tokens, 1);
+            let mut results: Vec<f32> = Vec::new();
+            for rows in [1, 2, 3, 5, 8, 9, 9, 8, 6, 4, 1] {
+                while states.batch() < rows {
+                    states.join(&prefilled(&mut *model, &mut tokens, 1)).unwrap();
+                }
+                (rows..states.batch()).for_each(|_| states.swap_remove(0).unwrap());
+                for _ in 0..5 {
+                    let ids = tokens.next(&*model, rows);
+                    results.extend(model.step(&ids, &mut states).unwrap().values);
+                }
+            }
+            results
+        });
+        let [got, expected] = &results;
+        let compared = Tolerance::of(ToleranceClass::Logits, precision).compare(got, expected);
+        compared.unwrap_or_else(|error| panic!("{}: {error}", preset.name()));
+        assert_eq!(take_capture_problem(), None);
     }
 }

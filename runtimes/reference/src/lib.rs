@@ -23,7 +23,7 @@ pub use error::Error;
 pub use model::Reference;
 pub use state::State;
 pub use trace::Observer;
-pub use weights::Tensors;
+pub use weights::{HalfType, Tensors};
 
 /// The precision of a computation: `f32` or `f64`.
 pub trait Real: ndarray::NdFloat + std::iter::Sum {

@@ -1,7 +1,7 @@
 //! A checkpoint to compute with.
 
 use crate::{
-    Error, Observer, Real, State, Tensors,
+    Error, HalfType, Observer, Real, State, Tensors,
     family::{Family, Properties},
     trace::ChunkTrace,
 };
@@ -37,6 +37,13 @@ impl Reference {
     pub fn new(config: &Value, weights: Tensors) -> Result<Self, Error> {
         let family = Family::new(config, &weights)?;
         Ok(Self { properties: family.properties(), family, weights })
+    }
+
+    /// The same model with some of its tensors rounded to half precision, to nearest, ties to even: those of which
+    /// `stores`, given name and shape, is true.
+    #[must_use]
+    pub fn rounded(&self, to: HalfType, stores: impl Fn(&str, &[usize]) -> bool) -> Self {
+        Self { weights: self.weights.rounded(to, stores), ..self.clone() }
     }
 
     /// V: size of the vocabulary.

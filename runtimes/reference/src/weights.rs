@@ -14,6 +14,15 @@ use std::{
 /// Rows of a matrix that are widened at a time.
 const ROWS: usize = 256;
 
+/// A type in half precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfType {
+    /// IEEE half precision.
+    Fp16,
+    /// The upper half of an fp32 number.
+    Bf16,
+}
+
 /// Tensors by name.
 #[derive(Clone, Debug, Default)]
 pub struct Tensors(BTreeMap<String, ArrayD<f32>>);
@@ -67,6 +76,19 @@ impl Tensors {
             }
         }
         Self::new(all)
+    }
+
+    /// The same tensors, some of them rounded.
+    pub(crate) fn rounded(&self, to: HalfType, stores: impl Fn(&str, &[usize]) -> bool) -> Self {
+        let round = |value: f32| match to {
+            HalfType::Fp16 => f16::from_f32(value).to_f32(),
+            HalfType::Bf16 => bf16::from_f32(value).to_f32(),
+        };
+        let tensors = self.0.iter().map(|(name, tensor)| {
+            let rounded = if stores(name, tensor.shape()) { tensor.mapv(round) } else { tensor.clone() };
+            (name.clone(), rounded)
+        });
+        Self(tensors.collect())
     }
 
     /// The shape of a tensor, if it is there.

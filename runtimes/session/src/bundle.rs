@@ -2,7 +2,7 @@
 
 use crate::{Error, signature};
 use densessm_proto::{
-    Architecture, GraphKind, Manifest, StateTensor,
+    Architecture, GraphEntry, GraphKind, Manifest, StateTensor,
     manifest::{FORMAT_VERSION, MANIFEST_FILE, WEIGHTS_FILE},
     states,
 };
@@ -93,7 +93,7 @@ impl Bundle {
         states::layout(self.architecture())
     }
 
-    /// The file of a graph.
+    /// The file of a graph with fp32 activations.
     ///
     /// # Errors
     /// When the bundle does not hold that graph.
@@ -101,13 +101,23 @@ impl Bundle {
         match self.manifest.graph(kind) {
             Some(graph) => self.file(&graph.file),
             None => {
-                let held: Vec<&str> = self.manifest.graphs.iter().map(|graph| graph.kind.name()).collect();
+                let held = [GraphKind::Parallel, GraphKind::Recurrent].into_iter();
+                let held: Vec<&str> =
+                    held.filter(|&kind| self.manifest.graph(kind).is_some()).map(GraphKind::name).collect();
                 Err(Error::Bundle {
                     path: self.dir.clone(),
                     problem: format!("expected a {kind} graph, got {}; export with --mode both", held.join(" and ")),
                 })
             }
         }
+    }
+
+    /// The file of a graph that the manifest lists.
+    ///
+    /// # Errors
+    /// When its name is not a plain file name.
+    pub fn entry_path(&self, entry: &GraphEntry) -> Result<PathBuf, Error> {
+        self.file(&entry.file)
     }
 
     /// The path of a file of weights that a graph names.
@@ -155,7 +165,7 @@ impl Bundle {
 fn manifest(text: &[u8]) -> Result<Manifest, String> {
     let json: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     match json.get("format_version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version == u64::from(FORMAT_VERSION) => {
+        Some(version) if (1..=u64::from(FORMAT_VERSION)).contains(&version) => {
             serde_json::from_value(json).map_err(|error| error.to_string())
         }
         Some(version) if version > u64::from(FORMAT_VERSION) => {
@@ -167,7 +177,7 @@ fn manifest(text: &[u8]) -> Result<Manifest, String> {
         }
         version => {
             let got = version.map_or("none".to_owned(), |version| version.to_string());
-            Err(format!("format_version: expected {FORMAT_VERSION}, got {got}; export the checkpoint again"))
+            Err(format!("format_version: expected 1 to {FORMAT_VERSION}, got {got}; export the checkpoint again"))
         }
     }
 }

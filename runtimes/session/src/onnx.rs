@@ -3,9 +3,13 @@
 //! This module is behind the cargo feature `onnx`: its functions take and return protobuf types, which applications do
 //! not need.
 
+mod widen;
+
+pub use widen::{Widened, read_all};
+
 use crate::{Bundle, Error};
 use densessm_proto::{
-    GraphKind,
+    GraphEntry, GraphKind,
     onnx::{AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_proto::DataLocation},
 };
 use prost::Message;
@@ -47,7 +51,19 @@ impl OnnxFile {
     /// # Errors
     /// As [`OnnxFile::read`], and when the bundle does not contain the graph or a tensor's data is elsewhere.
     pub fn of_bundle(bundle: &Bundle, kind: GraphKind) -> Result<Self, Error> {
-        let file = Self::read(&bundle.graph_path(kind)?)?;
+        Self::read_checked(bundle, &bundle.graph_path(kind)?)
+    }
+
+    /// As [`OnnxFile::of_bundle`], for a graph that the bundle's manifest lists.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::of_bundle`].
+    pub fn of_entry(bundle: &Bundle, entry: &GraphEntry) -> Result<Self, Error> {
+        Self::read_checked(bundle, &bundle.entry_path(entry)?)
+    }
+
+    fn read_checked(bundle: &Bundle, path: &Path) -> Result<Self, Error> {
+        let file = Self::read(path)?;
         let functions = file.model.functions.iter().flat_map(|function| &function.node);
         let outside = check_graph(bundle, &file.graph)
             .and_then(|()| functions.flat_map(|node| &node.attribute).try_for_each(|a| check_attribute(bundle, a)));

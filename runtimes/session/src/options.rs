@@ -26,6 +26,9 @@ pub struct LoadOptions {
     /// On a GPU: whether operators of this project may run without its kernels for the device, as functions of standard
     /// operators or on the CPU. If not, that is an error.
     pub operator_fallback: bool,
+    /// On a GPU: whether steps of few rows run as one kernel, where the bundle contains the fused step and the GPU has the
+    /// kernel.
+    pub fused_step: bool,
     /// On TensorRT: the sizes for which engines are built. A call with another size is an error.
     pub shape_profile: ShapeProfile,
 }
@@ -43,6 +46,7 @@ impl LoadOptions {
             threads: None,
             cuda_graph_batch: CUDA_GRAPH_BATCH,
             operator_fallback: false,
+            fused_step: true,
             shape_profile: ShapeProfile::default(),
         }
     }
@@ -79,6 +83,12 @@ impl LoadOptions {
     /// Sets whether operators of this project may run on a GPU without its kernels.
     pub fn with_operator_fallback(mut self, allowed: bool) -> Self {
         self.operator_fallback = allowed;
+        self
+    }
+
+    /// Sets whether steps of few rows run as one kernel on GPUs that have it.
+    pub fn with_fused_step(mut self, enabled: bool) -> Self {
+        self.fused_step = enabled;
         self
     }
 

@@ -2,14 +2,15 @@
 //! anywhere, is checked against.
 
 use densessm_proto::{
-    Architecture, DType, Dimension, GraphEntry, GraphKind, LogitsMode, Manifest, TensorEntry,
+    Architecture, DType, Dimension, GraphEntry, GraphKind, LogitsMode, Manifest, Precision, TensorEntry,
     states::{self, BATCH, INPUT_IDS, LENGTH_DTYPE, LOGITS, PAST_LENGTH, PRESENT_LENGTH, SEQUENCE, SEQUENCE_LENGTHS},
 };
 
 /// More bytes of states per sequence than this is a mistake. The states of a whole batch can still be counted.
 const MOST_STATE_BYTES: usize = usize::MAX / 16;
 
-/// The entry that a manifest must hold for a graph of a model, except for the order of inputs and outputs.
+/// The entry that a manifest must hold for a graph of a model with fp32 activations, except for the order of inputs and
+/// outputs. Those of a graph with other activations are the same.
 pub fn signature(architecture: &Architecture, kind: GraphKind, logits: LogitsMode) -> GraphEntry {
     let size = Dimension::Size;
     let symbol = |name: &str| Dimension::Symbol(name.to_owned());
@@ -32,7 +33,14 @@ pub fn signature(architecture: &Architecture, kind: GraphKind, logits: LogitsMod
     let outputs = std::iter::once(scores)
         .chain(layout.iter().map(|state| state.entry(&state.present)))
         .chain(counter(PRESENT_LENGTH));
-    GraphEntry { kind, file: kind.file().to_owned(), inputs: inputs.collect(), outputs: outputs.collect() }
+    GraphEntry {
+        kind,
+        file: kind.file().to_owned(),
+        activations: DType::F32,
+        fused: false,
+        inputs: inputs.collect(),
+        outputs: outputs.collect(),
+    }
 }
 
 /// Checks that a manifest's dimensions are possible, and that its graphs have the inputs and outputs of such a model.
@@ -44,8 +52,13 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
     check_sizes(architecture)?;
     for (index, graph) in manifest.graphs.iter().enumerate() {
         let kind = graph.kind;
-        if manifest.graphs[..index].iter().any(|other| other.kind == kind) {
-            return Err(format!("graphs: expected one {kind} graph, got several"));
+        check_form(graph, manifest.precision)?;
+        let form = |graph: &GraphEntry| (graph.kind, graph.activations, graph.fused);
+        if manifest.graphs[..index].iter().any(|other| form(other) == form(graph)) {
+            return Err(format!(
+                "graphs: expected one {kind} graph with {} activations, got several",
+                graph.activations
+            ));
         }
         // Anyone can write a large layer count; states are laid out only for as many layers as the inputs can belong to.
         let layers = architecture.num_hidden_layers();
@@ -80,6 +93,18 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
     let (expected, got) = (states::bytes_per_sequence(architecture) as u64, manifest.state_bytes_per_sequence);
     if expected != got {
         return Err(format!("state_bytes_per_sequence: expected {expected}, got {got}"));
+    }
+    Ok(())
+}
+
+/// Checks that a bundle of this precision can contain such a graph.
+fn check_form(graph: &GraphEntry, precision: Precision) -> Result<(), String> {
+    let GraphEntry { kind, activations, fused, .. } = graph;
+    if ![DType::F32, precision.matrices()].contains(activations) {
+        return Err(format!("the {kind} graph: expected activations in fp32 or {precision}, got {activations}"));
+    }
+    if *fused && *kind != GraphKind::Recurrent {
+        return Err(format!("the {kind} graph: expected a fused graph to be recurrent"));
     }
     Ok(())
 }

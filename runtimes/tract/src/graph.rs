@@ -2,6 +2,7 @@
 
 use crate::{
     cast::cast,
+    constants::Constants,
     inline::inline,
     kernels,
     products::{fold_transposes, plain_products},
@@ -44,9 +45,14 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Reads and optimizes a graph of a bundle.
-    pub(crate) fn load(bundle: &Bundle, kind: GraphKind, options: &RunOptions) -> Result<Self, Error> {
-        let file = read(bundle, kind, &[])?;
+    /// Reads and optimizes a graph of a bundle, with constants that its other graph may have read.
+    pub(crate) fn load(
+        bundle: &Bundle,
+        kind: GraphKind,
+        options: &RunOptions,
+        constants: &mut Constants,
+    ) -> Result<Self, Error> {
+        let mut file = read(bundle, kind, &[])?;
         let layout = bundle.states();
         let entry = bundle.manifest().graph(kind);
         let (inputs, outputs) = entry.map_or((&[][..], &[][..]), |entry| (&entry.inputs, &entry.outputs));
@@ -56,7 +62,8 @@ impl Graph {
         let outputs =
             slots(outputs, file.graph.output.iter().map(|output| output.name.as_str()), &layout).map_err(broken)?;
         let what = file.path.display().to_string();
-        let plan = guarded(|| plan(&file.into_model(), bundle.dir(), options)).map_err(runtime(what))?;
+        constants.widen(bundle, &mut file)?;
+        let plan = guarded(|| plan(&file.into_model(), bundle.dir(), options, constants)).map_err(runtime(what))?;
         Ok(Self { kind, plan, inputs, outputs })
     }
 
@@ -105,7 +112,12 @@ fn slots<'a>(
 }
 
 /// Returns the model as tract runs it, with `batch` and `sequence` as symbols.
-pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> TractResult<Arc<TypedSimplePlan>> {
+pub(crate) fn plan(
+    model: &ModelProto,
+    dir: &Path,
+    options: &RunOptions,
+    constants: &Constants,
+) -> TractResult<Arc<TypedSimplePlan>> {
     let mut model = model.clone();
     if let Some(graph) = &mut model.graph {
         plain_products(graph);
@@ -120,6 +132,7 @@ pub(crate) fn plan(model: &ModelProto, dir: &Path, options: &RunOptions) -> Trac
         return Err(TractError::msg(format!("a node reads `{name}`, which no node produces")));
     }
     let mut model = model.into_typed()?;
+    constants.place(&mut model)?;
     fold_transposes(&mut model)?;
     // The pass that moves axes does not terminate where scans run along an axis other than the first: it swaps the axes
     // of the tensors between two scans back and forth.

@@ -38,7 +38,7 @@ fn parse(_: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn Infer
     let kernel = registration.prepare(&attributes, &Level::best()).map_err(|error| failed(schema, &error))?;
     let present: Vec<bool> = node.input.iter().map(|name| !name.is_empty()).collect();
     let results = schema.results.iter().zip(kernel.signature().results_like());
-    let results = results.map(|(result, like)| ResultType::new(registration, schema, result, *like, &present));
+    let results = results.map(|(result, like)| ResultType::new(registration, schema, result, like, &present));
     let results = results.collect::<TractResult<_>>()?;
     Ok((expand(KernelOp { present, results, kernel: kernel.into() }), Vec::new()))
 }
@@ -99,14 +99,16 @@ impl ResultType {
         registration: CpuKernel,
         schema: &Schema,
         result: &ResultSchema,
-        like: usize,
+        like: Option<usize>,
         present: &[bool],
     ) -> TractResult<Self> {
         let dtype = match registration.dtype(result.dtype) {
             DType::F32 => DatumType::F32,
             other => bail!("{}: {}: expected fp32, got {other}", schema.name, result.name),
         };
-        ensure!(present.get(like) == Some(&true), "{}: {}: expected, got no operand", schema.name, result.like);
+        let like = like.filter(|&like| present.get(like) == Some(&true));
+        let like =
+            like.ok_or_else(|| format_err!("{}: {}: expected an operand of its shape", schema.name, result.name))?;
         Ok(Self { dtype, like: present[..like].iter().filter(|present| **present).count() })
     }
 }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cast;
+mod constants;
 mod graph;
 mod inline;
 mod kernels;

@@ -1,6 +1,7 @@
 //! A bundle loaded on tract.
 
 use crate::{
+    constants::Constants,
     graph::{Graph, Slot},
     states::TractStates,
     tensor::{floats, from_host, place, to_host},
@@ -37,8 +38,9 @@ impl TractModel {
     /// Loads the graphs asked for.
     pub(crate) fn load(bundle: &Bundle, info: RuntimeInfo, options: &LoadOptions) -> Result<Self, Error> {
         let run_options = RunOptions { executor: executor(options.threads)?, ..RunOptions::default() };
-        let load = |kind: GraphKind| match options.graphs.contains(&kind) {
-            true => Graph::load(bundle, kind, &run_options).map(Some),
+        let mut constants = Constants::default();
+        let mut load = |kind: GraphKind| match options.graphs.contains(&kind) {
+            true => Graph::load(bundle, kind, &run_options, &mut constants).map(Some),
             false => Ok(None),
         };
         Ok(Self {

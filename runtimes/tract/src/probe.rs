@@ -1,6 +1,7 @@
 //! A graph that returns its inner values, as a plan of its own.
 
 use crate::{
+    constants::Constants,
     graph::{guarded, plan, read},
     tensor::{from_host, runtime, to_host},
 };
@@ -20,10 +21,12 @@ struct TractProbe {
 /// Loads a graph of a bundle with inner values as outputs; see
 /// [`Runtime::probe`](densessm_session::Runtime::probe).
 pub(crate) fn probe(bundle: &Bundle, kind: GraphKind, names: &[String]) -> Result<Box<dyn Probe>, Error> {
-    let file = read(bundle, kind, names)?;
+    let mut file = read(bundle, kind, names)?;
     let inputs = file.graph.input.iter().map(|input| input.name.clone()).collect();
     let outputs = file.graph.output.iter().map(|output| output.name.clone()).collect();
-    let plan = guarded(|| plan(&file.into_model(), bundle.dir(), &RunOptions::default()));
+    let mut constants = Constants::default();
+    constants.widen(bundle, &mut file)?;
+    let plan = guarded(|| plan(&file.into_model(), bundle.dir(), &RunOptions::default(), &constants));
     let plan = plan.map_err(runtime("probing a graph"))?;
     Ok(Box::new(TractProbe { bundle: bundle.clone(), kind, plan, inputs, outputs }))
 }

@@ -1,6 +1,7 @@
 //! The peak rate of tract: a single matrix product, timed as a plan of its own.
 
 use crate::{
+    constants::Constants,
     graph,
     model::executor,
     tensor::{place, runtime},
@@ -17,7 +18,7 @@ pub(crate) fn time_product(product: Product, threads: Option<usize>, budget: Dur
     let input = place(&[product.rows, product.inner], &product.input())?;
     let time = || -> TractResult<Duration> {
         let model = ModelProto::decode(&*product.model_bytes())?;
-        let plan = graph::plan(&model, Path::new("."), &options)?;
+        let plan = graph::plan(&model, Path::new("."), &options, &Constants::default())?;
         min_time(budget, || plan.run(tvec![input.clone()]).map(drop))
     };
     time().map_err(runtime("tract: timing a matrix product"))

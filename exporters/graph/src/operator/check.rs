@@ -1,7 +1,7 @@
 //! Whether a call of an operator is what the operator's schema says.
 
 use crate::{Attribute, DType, Dim, TensorType, tensor_type::Shape};
-use densessm_proto::operators::{Arity, AxisSize, OperandSchema, OperandType, Repeat, Schema};
+use densessm_proto::operators::{Arity, AxisSize, OperandSchema, OperandType, Repeat, ResultShape, Schema};
 use std::collections::HashMap;
 
 /// An operand of a call: its name in the [`ValueList`](crate::ValueList), and its type unless it is left out.
@@ -45,15 +45,51 @@ pub(super) fn call(
         }
     }
     let activation = activation.unwrap_or(DType::F32);
-    schema
-        .results
-        .iter()
-        .map(|result| {
-            let like = schema.operand(result.like).and_then(|like| slots.get(like)?.1.as_ref());
-            let like = like.ok_or_else(|| format!("result `{}`: no operand `{}`", result.name, result.like))?;
-            Ok(like.with_dtype(result.dtype.with(activation)))
+    let repetitions = repetitions_of_results(schema, &expected);
+    (0..schema.result_count(repetitions))
+        .map(|position| {
+            let name = schema.result_name(position);
+            let (result, repetition) =
+                schema.result_at(position).ok_or_else(|| format!("result `{name}`: not in the schema"))?;
+            let shape = match result.shape {
+                ResultShape::Like(like) => {
+                    let full = full_name(schema, like, repetition);
+                    let like = slots.iter().find(|(name, _)| Some(name) == full.as_ref());
+                    let like = like.and_then(|(_, tensor)| tensor.as_ref());
+                    let none = || format!("result `{name}`: no operand `{}`", full.as_deref().unwrap_or_default());
+                    like.ok_or_else(none)?.shape.clone()
+                }
+                ResultShape::Axes(axes) => {
+                    let axes = axes.iter().map(|axis| known_axis(axis, &sizes)).collect::<Option<_>>();
+                    axes.ok_or_else(|| format!("result `{name}`: its shape names an unknown dimension"))?
+                }
+            };
+            Ok(TensorType { dtype: result.dtype.with(activation), shape })
         })
         .collect()
+}
+
+/// How often the variadic tail of the results is repeated in a call with these operands.
+fn repetitions_of_results(schema: &Schema, operands: &[(String, &'static OperandSchema)]) -> usize {
+    let group = schema.result_group.and_then(|results| schema.groups.get(schema.group(results.group)?));
+    let Some((group, first)) = group.and_then(|group| Some((group, group.operands.first()?))) else { return 0 };
+    (0..operands.len())
+        .take_while(|&repetition| operands.iter().any(|(name, _)| *name == group.operand_name(repetition, first)))
+        .count()
+}
+
+/// The full name of the operand whose shape a result has.
+fn full_name(schema: &Schema, like: &str, repetition: Option<usize>) -> Option<String> {
+    let Some(repetition) = repetition else { return Some(like.to_owned()) };
+    let group = schema.groups.get(schema.group(schema.result_group?.group)?)?;
+    Some(group.operand_name(repetition, group.operands.get(group.operand(like)?)?))
+}
+
+/// The size of an axis all of whose dimensions are known.
+fn known_axis(axis: &AxisSize, sizes: &Sizes) -> Option<Dim> {
+    let factors = axis.dimensions.iter().map(|name| sizes.get(name).cloned());
+    let product = factors.into_iter().try_fold(Dim::from(axis.factor), |product, size| Some(product * size?))?;
+    Some(product + axis.offset as i64)
 }
 
 /// Checks the types of a call's results.
@@ -61,8 +97,10 @@ pub(super) fn results(schema: &Schema, expected: &[TensorType], got: &[TensorTyp
     if expected.len() != got.len() {
         return Err(format!("expected {} results, got {}", expected.len(), got.len()));
     }
-    match schema.results.iter().zip(expected.iter().zip(got)).find(|(_, (expected, got))| expected != got) {
-        Some((result, (expected, got))) => Err(format!("result `{}`: expected {expected}, got {got}", result.name)),
+    match expected.iter().zip(got).enumerate().find(|(_, (expected, got))| expected != got) {
+        Some((position, (expected, got))) => {
+            Err(format!("result `{}`: expected {expected}, got {got}", schema.result_name(position)))
+        }
         None => Ok(()),
     }
 }

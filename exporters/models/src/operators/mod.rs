@@ -5,6 +5,7 @@
 
 mod causal_conv;
 mod dense_norm;
+mod mamba_step;
 mod retention;
 mod retention_step;
 mod selective_scan;
@@ -12,6 +13,7 @@ mod selective_step;
 
 pub use causal_conv::{CausalConv, ConvInputs};
 pub use dense_norm::{DenseNorm, DenseNormInputs};
+pub use mamba_step::{GateInputs, LayerInputs, LayerResults, MambaStep, MambaStepInputs};
 pub use retention::{Retention, RetentionInputs};
 pub use retention_step::{RetentionStep, RetentionStepInputs};
 pub use selective_scan::{Recurrence, ScanInputs, SelectiveScan};

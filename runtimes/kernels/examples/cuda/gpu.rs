@@ -174,6 +174,14 @@ impl Gpu {
         Ok(self.context.load(&compiled.image)?)
     }
 
+    /// Compiles what is used later, on all processors.
+    pub(crate) fn compile(&self, units: &[Unit]) -> Outcome {
+        let start = Instant::now();
+        self.compiler.compile_all(units, self.context.info().architecture, &mut |_, _, _| {})?;
+        println!("{} units compiled in {:.1} s", units.len(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     pub(crate) fn launch(&self, function: &Function, shape: LaunchShape, arguments: &[u64]) -> Outcome {
         function.prepare(&shape)?;
         // SAFETY: every kernel here takes one structure of eight-byte members, whose addresses are those of buffers that

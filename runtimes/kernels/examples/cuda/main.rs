@@ -5,6 +5,8 @@
 
 mod gpu;
 mod mamba;
+mod mamba_model;
+mod mamba_variants;
 mod operators;
 mod retention;
 mod retnet;

@@ -109,9 +109,8 @@ impl PreparedKernel<dyn Kernel> {
     /// When there are not as many results as the schema says, an address is not a multiple of 16, there is no kernel for
     /// these sizes, or the driver refuses something.
     pub unsafe fn launch(&self, call: &Call<'_>, results: &[u64], stream: &Stream) -> Result<(), Error> {
-        let schema = self.signature().schema();
-        if results.len() != schema.results.len() {
-            let (expected, got) = (schema.results.len(), results.len());
+        if results.len() != call.results() {
+            let (expected, got) = (call.results(), results.len());
             return Err(Error::new("results", format!("expected {expected} addresses, got {got}")));
         }
         let addresses = call.operands().iter().map(|operand| operand.address).chain(results.iter().copied());

@@ -14,6 +14,7 @@ mod causal_conv;
 mod dense_norm;
 mod device;
 mod kernel;
+mod mamba_step;
 mod retention;
 mod retention_step;
 mod scratch;
@@ -24,6 +25,7 @@ pub mod units;
 
 pub use device::{Device, on_compilation};
 pub use kernel::{Call, DeviceOperand, Kernel};
+pub use mamba_step::runs_mamba_step;
 pub use units::Activation;
 
 use crate::KernelRegistration;
@@ -32,8 +34,8 @@ use std::sync::Arc;
 /// A kernel for NVIDIA GPUs.
 pub type CudaKernel = KernelRegistration<dyn Kernel, Arc<Device>>;
 
-/// The kernels of all operators, each for activations in fp32, fp16 and bf16.
-pub const KERNELS: [CudaKernel; 18] = {
+/// The kernels of all operators, each for activations in fp32, fp16 and bf16, and those of whole models.
+pub const KERNELS: [CudaKernel; 20] = {
     let of = [
         causal_conv::KERNELS,
         selective_scan::KERNELS,
@@ -42,12 +44,14 @@ pub const KERNELS: [CudaKernel; 18] = {
         retention_step::KERNELS,
         dense_norm::KERNELS,
     ];
-    let mut all = [of[0][0]; 18];
+    let mut all = [of[0][0]; 20];
     let mut i = 0;
-    while i < all.len() {
+    while i < 3 * of.len() {
         all[i] = of[i / 3][i % 3];
         i += 1;
     }
+    all[i] = mamba_step::KERNELS[0];
+    all[i + 1] = mamba_step::KERNELS[1];
     all
 };
 
@@ -68,20 +72,20 @@ pub(crate) use kernels;
 #[cfg(test)]
 mod tests {
     use super::{Activation, KERNELS};
-    use densessm_proto::operators::SCHEMAS;
+    use densessm_proto::operators::{FUSED_SCHEMAS, OperandType, SCHEMAS};
 
     #[test]
     fn every_operator_has_a_kernel_for_each_type_of_activations_once() {
-        for schema in SCHEMAS {
+        let schemas = || SCHEMAS.into_iter().chain(FUSED_SCHEMAS);
+        for schema in schemas() {
             for &dtype in schema.activations {
                 let is = |kernel: &&super::CudaKernel| {
-                    let result = kernel.schema().results[0].dtype;
-                    kernel.schema().name == schema.name && kernel.dtype(result) == dtype
+                    kernel.schema().name == schema.name && kernel.dtype(OperandType::Activation) == dtype
                 };
                 assert_eq!(KERNELS.iter().filter(is).count(), 1, "{} in {dtype}", schema.name);
                 assert!(Activation::of(dtype).is_some());
             }
         }
-        assert_eq!(KERNELS.len(), 3 * SCHEMAS.len());
+        assert_eq!(KERNELS.len(), schemas().map(|schema| schema.activations.len()).sum::<usize>());
     }
 }

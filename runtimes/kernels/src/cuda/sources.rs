@@ -4,6 +4,11 @@
 pub(super) const HEADERS: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../../cuda/common.cuh")),
     ("mma.cuh", include_str!("../../cuda/mma.cuh")),
+    ("mamba_step_shape.cuh", include_str!("../../cuda/mamba_step_shape.cuh")),
+    ("mamba_step_words.cuh", include_str!("../../cuda/mamba_step_words.cuh")),
+    ("mamba_step_copies.cuh", include_str!("../../cuda/mamba_step_copies.cuh")),
+    ("mamba_step_products.cuh", include_str!("../../cuda/mamba_step_products.cuh")),
+    ("mamba_step_layer.cuh", include_str!("../../cuda/mamba_step_layer.cuh")),
     ("retention.cuh", include_str!("../../cuda/retention.cuh")),
     ("retnet_step_copies.cuh", include_str!("../../cuda/retnet_step_copies.cuh")),
     ("retnet_step_products.cuh", include_str!("../../cuda/retnet_step_products.cuh")),

@@ -135,6 +135,46 @@ pub struct MambaShape {
     pub batch: usize,
 }
 
+impl MambaShape {
+    /// Numbers in the hidden state of a channel.
+    pub const STATES: usize = 16;
+    /// The most rows of a batch.
+    pub const MOST_ROWS: usize = 8;
+    /// The middle width that stands for that of a model without gates.
+    pub const NO_GATE: usize = 64;
+
+    /// Whether the kernel is written for these sizes: those of a model with 1024 numbers in the residual stream and 2048
+    /// channels, any number of layers, and at most [`Self::MOST_ROWS`] rows.
+    pub const fn is_supported(&self) -> bool {
+        let sums = self.rank + 2 * Self::STATES;
+        self.hidden == 1024
+            && self.inner == 2048
+            && self.rank > 0
+            && self.rank.is_multiple_of(32)
+            && sums <= 128
+            && self.taps >= 2
+            && self.taps <= 4
+            && self.gate > 0
+            && self.gate.is_multiple_of(32)
+            && self.gate <= 64
+            && self.neighbours <= 4
+            && self.layers >= 2
+            && self.layers <= 128
+            && self.batch >= 1
+            && self.batch <= Self::MOST_ROWS
+    }
+
+    /// Blocks of a launch, each of which needs a multiprocessor of its own.
+    pub const fn blocks(&self) -> usize {
+        const CHANNELS_OF_BLOCK: usize = 16;
+        const ROWS_OF_BLOCK: usize = 32;
+        self.inner / CHANNELS_OF_BLOCK + if self.neighbours > 0 { 2 * self.gate / ROWS_OF_BLOCK } else { 4 }
+    }
+
+    /// Shared memory that a block may need, in bytes.
+    pub const SHARED_BYTES: usize = 227 << 10;
+}
+
 /// The whole decode step of Mamba or DenseMamba as one persistent kernel; fp16 and bf16.
 ///
 /// It needs compute capability 9.0 or newer, 227 KiB of shared memory for a block, and as many multiprocessors as it has
@@ -145,7 +185,7 @@ pub fn mamba_step(activation: Activation, shape: &MambaShape) -> Unit {
     let constants = [
         ("HIDDEN", shape.hidden),
         ("INNER", shape.inner),
-        ("STATES", 16),
+        ("STATES", MambaShape::STATES),
         ("RANK", shape.rank),
         ("TAPS", shape.taps),
         ("GATE", shape.gate),

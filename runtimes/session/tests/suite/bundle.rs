@@ -1,7 +1,8 @@
 //! Opening a bundle.
 
-use crate::{MAMBA, RETNET, exported};
-use densessm_proto::{GraphKind, LogitsMode};
+use crate::{MAMBA, RETNET, exported, exported_with};
+use densessm_bundle::ExportOptions;
+use densessm_proto::{DType, GraphKind, LogitsMode, Precision};
 use densessm_session::{Bundle, signature};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -52,9 +53,9 @@ fn a_manifest_at_odds_with_itself_is_refused() {
     let (_other, retnet) = exported(RETNET);
     let huge = u64::MAX / 2;
     let cases: [(&Bundle, &str, Value, &str); 17] = [
-        (&mamba, "/format_version", json!(0), "format_version: expected 1, got 0; export the checkpoint again"),
-        (&mamba, "/format_version", json!(null), "format_version: expected 1, got none; export"),
-        (&mamba, "/format_version", json!("1"), "format_version: expected 1, got none; export"),
+        (&mamba, "/format_version", json!(0), "format_version: expected 1 to 2, got 0; export the checkpoint again"),
+        (&mamba, "/format_version", json!(null), "format_version: expected 1 to 2, got none; export"),
+        (&mamba, "/format_version", json!("1"), "format_version: expected 1 to 2, got none; export"),
         (&mamba, "/architecture/vocab_size", json!(0), "expected a vocab_size of at least 1, got 0"),
         (&mamba, "/architecture/vocab_size", json!(102), "expected logits fp32 [batch, 1, 102]"),
         (&mamba, "/architecture/conv_kernel", json!(0), "expected a conv_kernel of at least 1, got 0"),
@@ -65,7 +66,7 @@ fn a_manifest_at_odds_with_itself_is_refused() {
         (&retnet, "/architecture/num_attention_heads", json!(0), "expected heads that divide"),
         (&retnet, "/architecture/num_attention_heads", json!(3), "expected heads that divide"),
         (&retnet, "/architecture/query_key_dim", json!(huge - huge % 2), "expected states that fit into memory"),
-        (&mamba, "/graphs/1/kind", json!("parallel"), "expected one parallel graph, got several"),
+        (&mamba, "/graphs/1/kind", json!("parallel"), "expected one parallel graph with fp32 activations, got several"),
         (&mamba, "/graphs/0/inputs/0/dtype", json!("int32"), "got input_ids int32 [batch, sequence]"),
         (&mamba, "/graphs", json!([]), "graphs: expected at least one"),
         (&mamba, "/state_bytes_per_sequence", json!(7), "got 7"),
@@ -82,11 +83,11 @@ fn a_manifest_at_odds_with_itself_is_refused() {
 fn a_bundle_of_a_newer_version_is_refused_with_what_to_do() {
     let (_folder, bundle) = exported(MAMBA);
     let error = opened(bundle.dir(), |manifest| {
-        manifest["format_version"] = json!(2);
+        manifest["format_version"] = json!(3);
         manifest["tool_version"] = json!("7.8.9");
         manifest["a field that this version does not know"] = json!({});
     });
-    let expected = "format_version: expected at most 1, got 2; the bundle was written by densessm 7.8.9: use that \
+    let expected = "format_version: expected at most 2, got 3; the bundle was written by densessm 7.8.9: use that \
                     version, or export the checkpoint again with this one";
     assert!(error.ends_with(expected), "{error}");
 }
@@ -105,6 +106,49 @@ fn bundles_of_format_1_open_whatever_this_version_writes() {
         let states: usize = bundle.states().iter().map(|state| state.bytes()).sum();
         assert_eq!(states, state_bytes, "{family}");
         assert_eq!(bundle.manifest().state_bytes_per_sequence, (state_bytes + counter) as u64, "{family}");
+    }
+}
+
+/// `tests/fixtures/format-2` was written by the version that introduced the format.
+#[test]
+fn bundles_of_format_2_have_graphs_with_two_types_of_activations() {
+    for (family, half) in [("dense_mamba", DType::F16), ("dense_retnet", DType::BF16)] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/format-2").join(family);
+        let bundle = Bundle::open(&folder).unwrap();
+        bundle.verify().unwrap();
+        let manifest = bundle.manifest();
+        assert_eq!((manifest.format_version, manifest.precision.matrices()), (2, half));
+        for kind in [GraphKind::Parallel, GraphKind::Recurrent] {
+            assert_eq!(manifest.graph(kind).unwrap().file, kind.file());
+            let entry = manifest.graph_with(kind, half).unwrap();
+            assert_eq!(entry.file, format!("{kind}.{half}.onnx"));
+            assert_eq!(bundle.entry_path(entry).unwrap(), folder.join(&entry.file));
+            assert_eq!(entry.inputs, manifest.graph(kind).unwrap().inputs);
+        }
+        assert_eq!(manifest.fused_step(half), None);
+    }
+}
+
+#[test]
+fn graphs_have_activations_that_the_precision_allows() {
+    let options = ExportOptions::default().with_precision(Precision::Fp16);
+    let (_folder, bundle) = exported_with(MAMBA, &options);
+    let cases = [
+        (
+            "/graphs/2/activations",
+            json!("bfloat16"),
+            "the parallel graph: expected activations in fp32 or fp16, got bf16",
+        ),
+        ("/graphs/2/activations", json!("float32"), "expected one parallel graph with fp32 activations, got several"),
+        ("/graphs/2/fused", json!(true), "the parallel graph: expected a fused graph to be recurrent"),
+        ("/precision", json!("fp32"), "the parallel graph: expected activations in fp32 or fp32, got fp16"),
+    ];
+    for (at, value, words) in cases {
+        let error = opened(bundle.dir(), |manifest| {
+            let (parent, field) = at.rsplit_once('/').unwrap();
+            manifest.pointer_mut(parent).unwrap()[field] = value;
+        });
+        assert!(error.contains(words), "{at}: {error}");
     }
 }
 

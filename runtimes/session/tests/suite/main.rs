@@ -21,10 +21,14 @@ const RETNET: &str = "denseretnet-m1-reference-layout";
 
 /// A small random model's bundle, in a folder that lasts as long as the first value.
 fn exported(name: &str) -> (TempDir, Bundle) {
+    exported_with(name, &ExportOptions::default())
+}
+
+fn exported_with(name: &str, options: &ExportOptions) -> (TempDir, Bundle) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     let checkpoint = Checkpoint::open(&model).unwrap();
-    export(&checkpoint, &out, &ExportOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    export(&checkpoint, &out, options, |_| ControlFlow::Continue(())).unwrap();
     (folder, Bundle::open(&out).unwrap())
 }

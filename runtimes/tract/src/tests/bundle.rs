@@ -104,6 +104,8 @@ fn manifest(files: Vec<FileEntry>) -> Manifest {
         graphs: vec![GraphEntry {
             kind: GraphKind::Recurrent,
             file: GraphKind::Recurrent.file().to_owned(),
+            activations: DType::F32,
+            fused: false,
             inputs: vec![entry("input_ids", DType::I64, &[1]), state().entry(&state().past)],
             outputs: vec![entry("logits", DType::F32, &[1, 3]), state().entry(&state().present)],
         }],

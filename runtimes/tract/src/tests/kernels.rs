@@ -1,6 +1,6 @@
 //! The kernels and the operators' bodies compute the same, on calls made from the schemas.
 
-use crate::{graph::plan, inline::inline, kernels::known};
+use crate::{constants::Constants, graph::plan, inline::inline, kernels::known};
 use calls::{HEADS, Variation, graph, operand_type, operands};
 use densessm_graph::{Dim, ExternalData, TensorType};
 use densessm_proto::{
@@ -72,7 +72,7 @@ fn run(
     let custom = onnx.node.iter().filter(|node| !node.domain.is_empty()).count();
     assert_eq!(custom, usize::from(variation.lowering == Lowering::Function), "{}", schema.name);
     let inputs = onnx.input.iter().map(|input| tensors[&input.name].clone().into_tvalue()).collect();
-    let plan = plan(&model, Path::new("."), &RunOptions::default())
+    let plan = plan(&model, Path::new("."), &RunOptions::default(), &Constants::default())
         .unwrap_or_else(|error| panic!("{}, {variation:?}: {error:#}", schema.name));
     plan.run(inputs).unwrap_or_else(|error| panic!("{}, {variation:?}: {error:#}", schema.name))
 }

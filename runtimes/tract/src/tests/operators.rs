@@ -1,7 +1,7 @@
 //! What bundles rely on in tract, where it is easiest to get wrong: symbols, 64-bit integers, scans.
 
 use super::build::*;
-use crate::graph::plan;
+use crate::{constants::Constants, graph::plan};
 use densessm_proto::{
     Precision, Tolerance, ToleranceClass,
     onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType},
@@ -236,7 +236,7 @@ fn scan_body() -> GraphProto {
 fn one_plan_gives_the_right_numbers_at_every_size() {
     for case in cases() {
         let graph = graph(case.inputs, vec![case.output], case.constants, case.nodes);
-        let plan = plan(&model(graph, vec![]), Path::new("."), &RunOptions::default())
+        let plan = plan(&model(graph, vec![]), Path::new("."), &RunOptions::default(), &Constants::default())
             .unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
         for (rows, tokens) in SIZES {
             let inputs = (case.feed)(rows, tokens).into_iter().map(TValue::from).collect();
