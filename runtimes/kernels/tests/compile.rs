@@ -6,7 +6,7 @@
 use densessm_cuda::{Architecture, Cache, CacheStatus, Compiler, Error, Nvrtc, Unit};
 use densessm_kernels::cuda::{
     Activation,
-    units::{self, MambaShape},
+    units::{self, MambaShape, RetNetShape},
 };
 use std::{env, fs, sync::Arc};
 
@@ -50,7 +50,21 @@ fn hopper_units(activation: Activation) -> Vec<Unit> {
         MambaShape { hidden: 1024, inner: 2048, rank: 64, taps: 4, gate: 64, neighbours: 2, layers: 50, batch: 1 };
     let mamba = MambaShape { neighbours: 0, layers: 48, ..dense };
     let shapes = [MambaShape { batch: 1, ..mamba }, MambaShape { batch: 6, ..dense }, MambaShape { batch: 8, ..dense }];
-    shapes.into_iter().map(|shape| units::mamba_step(activation, &shape)).collect()
+    let mut units: Vec<Unit> = shapes.into_iter().map(|shape| units::mamba_step(activation, &shape)).collect();
+    let retnet = RetNetShape {
+        hidden: 1536,
+        inner: 3072,
+        query_keys: 768,
+        heads: 2,
+        key_gate: 192,
+        value_gate: 48,
+        neighbours: 2,
+        layers: 16,
+        batch: 1,
+    };
+    units.extend([1, 2, 4, 6, 8].map(|batch| units::retnet_step(activation, &RetNetShape { batch, ..retnet })));
+    units.push(units::retnet_step(activation, &RetNetShape { neighbours: 0, ..retnet }));
+    units
 }
 
 #[test]
@@ -78,7 +92,8 @@ fn every_kernel_compiles_and_no_step_kernel_spills() {
                 assert!(!compiled.resources.is_empty(), "{}: no resources in the log", unit.name());
                 for kernel in &compiled.resources {
                     assert!(kernel.registers > 0, "{kernel:?}");
-                    let step = ["selective_step", "retention_step", "mamba_step", "causal_conv", "dense_norm"];
+                    let step =
+                        ["selective_step", "retention_step", "mamba_step", "retnet_step", "causal_conv", "dense_norm"];
                     let step = step.contains(&kernel.kernel.as_str());
                     assert!(
                         !step || (!kernel.spills() && kernel.stack_bytes == 0),

@@ -8,6 +8,7 @@ mod mamba;
 mod mamba_model;
 mod operators;
 mod retention;
+mod retnet;
 
 use gpu::Gpu;
 
@@ -18,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wanted = |name: &str| name.contains(&filter) || filter.is_empty();
     gpu.bandwidth()?;
     type Check = fn(&mut Gpu) -> Result<(), Box<dyn std::error::Error>>;
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("causal_conv", operators::causal_conv),
         ("selective_scan", operators::selective_scan),
         ("selective_step", operators::selective_step),
@@ -27,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("retention_recurrent", retention::recurrent),
         ("retention_chunks", retention::chunks),
         ("mamba_step", mamba::check),
+        ("retnet_step", retnet::check),
     ];
     for (name, check) in checks {
         if wanted(name)

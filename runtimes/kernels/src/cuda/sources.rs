@@ -10,6 +10,10 @@ pub(super) const HEADERS: &[(&str, &str)] = &[
     ("mamba_step_products.cuh", include_str!("../../cuda/mamba_step_products.cuh")),
     ("mamba_step_layer.cuh", include_str!("../../cuda/mamba_step_layer.cuh")),
     ("retention.cuh", include_str!("../../cuda/retention.cuh")),
+    ("retnet_step_copies.cuh", include_str!("../../cuda/retnet_step_copies.cuh")),
+    ("retnet_step_products.cuh", include_str!("../../cuda/retnet_step_products.cuh")),
+    ("retnet_step_shape.cuh", include_str!("../../cuda/retnet_step_shape.cuh")),
+    ("retnet_step_words.cuh", include_str!("../../cuda/retnet_step_words.cuh")),
 ];
 
 /// The causal convolution, over sequences and single tokens.
@@ -28,3 +32,5 @@ pub(super) const RETENTION_CHUNKS: &str = include_str!("../../cuda/retention_chu
 pub(super) const RETENTION_STEP: &str = include_str!("../../cuda/retention_step.cu");
 /// The whole decode step of Mamba and DenseMamba as one kernel.
 pub(super) const MAMBA_STEP: &str = include_str!("../../cuda/mamba_step.cu");
+/// The whole decode step of DenseRetNet as one kernel.
+pub(super) const RETNET_STEP: &str = include_str!("../../cuda/retnet_step.cu");

@@ -195,3 +195,47 @@ pub fn mamba_step(activation: Activation, shape: &MambaShape) -> Unit {
     ];
     unit("mamba_step", sources::MAMBA_STEP, activation, &constants)
 }
+
+/// The sizes of a DenseRetNet model that its decode step is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetNetShape {
+    /// The residual stream's width.
+    pub hidden: usize,
+    /// Values of all heads; twice the residual stream's width.
+    pub inner: usize,
+    /// Keys of all heads.
+    pub query_keys: usize,
+    /// The number of heads.
+    pub heads: usize,
+    /// The middle width of the keys' gate.
+    pub key_gate: usize,
+    /// The middle width of the values' gate.
+    pub value_gate: usize,
+    /// m: neighbours that a layer reads; 0 is a gated RetNet.
+    pub neighbours: usize,
+    /// The number of layers.
+    pub layers: usize,
+    /// Rows of the batch, 1 to 8.
+    pub batch: usize,
+}
+
+/// The whole decode step of DenseRetNet as one persistent kernel; fp16 and bf16.
+///
+/// It needs compute capability 9.0 or newer, 227 KiB of shared memory for a block, and as many multiprocessors as it has
+/// blocks. The module's constant `retnet_step_shape` holds blocks, threads of a block, bytes of dynamic shared memory,
+/// and the lengths of the five buffers through which blocks exchange values.
+/// [`Function::prepare`](densessm_cuda::Function::prepare) refuses a GPU that is too small.
+pub fn retnet_step(activation: Activation, shape: &RetNetShape) -> Unit {
+    let constants = [
+        ("HIDDEN", shape.hidden),
+        ("INNER", shape.inner),
+        ("QUERY_KEYS", shape.query_keys),
+        ("HEADS", shape.heads),
+        ("KEY_GATE", shape.key_gate),
+        ("VALUE_GATE", shape.value_gate),
+        ("NEIGHBOURS", shape.neighbours),
+        ("LAYERS", shape.layers),
+        ("BATCH", shape.batch),
+    ];
+    unit("retnet_step", sources::RETNET_STEP, activation, &constants)
+}
