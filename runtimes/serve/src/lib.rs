@@ -23,6 +23,9 @@
 //! # }
 //! ```
 //!
+//! The cargo feature `http` adds [`HttpServer`](https://docs.rs/densessm-serve/latest/densessm_serve/struct.HttpServer.html),
+//! which serves a scheduler in the shape of OpenAI's interface.
+//!
 //! The one design decision: what a request computes depends only on the request and on the cached states that it
 //! continues, up to the rounding of a batch. Its prompt is read alone, in pieces whose boundaries the request decides,
 //! and a draw depends on the seed, the position and the scores.
@@ -32,6 +35,8 @@
 mod cache;
 mod error;
 mod event;
+#[cfg(feature = "http")]
+mod http;
 mod job;
 mod log;
 mod logprobs;
@@ -44,6 +49,8 @@ mod worker;
 
 pub use error::{Error, Failure, Refusal};
 pub use event::{Event, Events, Finish, GeneratedPiece, Sink, Started};
+#[cfg(feature = "http")]
+pub use http::{HttpOptions, HttpServer};
 pub use log::Log;
 pub use logprobs::TokenLogprobs;
 pub use metrics::Metrics;

@@ -61,6 +61,9 @@ impl Worker {
                 ("seconds", &format_args!("{seconds:.3}")),
             ],
         );
+        // Who reads the metrics after the last event finds the slot free.
+        self.publish();
+        let Some(job) = self.jobs.get_mut(&row.job) else { return };
         job.finish(Finish { choice: row.choice, reason, new_tokens, saved }, &self.metrics);
         if job.open == 0 {
             self.jobs.remove(&row.job);
