@@ -1,7 +1,7 @@
 """`densessm serve` judged by the clients that people use: the `openai` package, and requests in the exact shape in which
 lm-evaluation-harness sends them.
 
-    serve.py DENSESSM [--lm-eval]
+    serve.py DENSESSM [--runtime auto|ort|tract] [--lm-eval]
 
 Exports a trained checkpoint, serves it on loopback, and compares every answer with `densessm generate` and `densessm
 eval`. With --lm-eval, lm-evaluation-harness itself runs against the server; it has to be installed.
@@ -28,13 +28,14 @@ TEMPLATE = """\
 {% endfor %}
 """
 NEW_TOKENS = 24
+RUNTIME = ["--runtime", "tract"]
 
 
 class Server:
     """A `densessm serve` process on a port of its own."""
 
     def __init__(self, densessm, bundle, *options):
-        command = [densessm, "serve", "--bundle", bundle, "--listen", "127.0.0.1:0", "--runtime", "tract", *options]
+        command = [densessm, "serve", "--bundle", bundle, "--listen", "127.0.0.1:0", *RUNTIME, *options]
         self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             found = re.match(r"serving (\S+) on (http://\S+)", line)
@@ -70,7 +71,7 @@ class Server:
 
 def generate(densessm, bundle, prompt, tokens=NEW_TOKENS, *options):
     """The text of `densessm generate`."""
-    command = [densessm, "generate", "--bundle", bundle, "--runtime", "tract", "--prompt", prompt, "--json"]
+    command = [densessm, "generate", "--bundle", bundle, *RUNTIME, "--prompt", prompt, "--json"]
     command += ["--max-new-tokens", tokens, *options]
     output = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
     return json.loads(output)["text"]
@@ -171,7 +172,7 @@ def check_evaluation(server, densessm, bundle, folder):
     part = folder / "part.txt"
     part.write_text(whole[:3000])
     tokens = server.post("/tokenize", {"prompt": part.read_text()})["tokens"][:400]
-    command = [densessm, "eval", "--bundle", bundle, "--runtime", "tract", "--text", part, "--json"]
+    command = [densessm, "eval", "--bundle", bundle, *RUNTIME, "--text", part, "--json"]
     command += ["--window", len(tokens), "--max-tokens", len(tokens)]
     output = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
     report = json.loads(output)
@@ -209,7 +210,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("densessm", type=pathlib.Path)
     parser.add_argument("--lm-eval", action="store_true", help="run lm-evaluation-harness as well")
+    parser.add_argument("--runtime", default="tract", help="runtime of the server and of what it is compared with")
     arguments = parser.parse_args()
+    RUNTIME[1] = arguments.runtime
     densessm = arguments.densessm.resolve()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
