@@ -98,7 +98,7 @@ mod tests {
 
     const CHATML: &str = "{% for message in messages %}\n{{ '<|im_start|>' + message['role'] + '\\n' + \
                           message['content'].strip() + eos_token }}\n{% endfor %}\n{% if add_generation_prompt %}\n\
-                          {{ '<|im_start|>assistant\\n' }}\n{% endif %}";
+                          {{ '<|im_start|>assistant' }}\n{% endif %}";
 
     fn say(role: &str, text: &str) -> Message {
         Message { role: role.to_owned(), content: Content::Text(text.to_owned()), name: None }

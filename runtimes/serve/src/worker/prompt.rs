@@ -98,8 +98,10 @@ impl Worker {
         let due = row.sequence.next_tokens(usize::MAX).len();
         // A step of the batch feeds the last token, from which the first one is generated.
         let left = if job.request.options.max_new_tokens == 0 { due } else { due - 1 };
-        // Pieces end at multiples of their size, wherever a cached state ended, and where a prompt branches.
-        let aligned = self.options.piece - row.fed() % self.options.piece;
+        // Pieces end at multiples of their size, wherever a cached state ended, and where a prompt branches. After a cached
+        // state, a piece of less than a quarter of the size is not worth a call of its own.
+        let (size, begun) = (self.options.piece, row.fed() % self.options.piece);
+        let aligned = if size - begun < size / 4 { 2 * size - begun } else { size - begun };
         let to_branch = branch.filter(|&at| at > row.fed()).map_or(usize::MAX, |at| at - row.fed());
         let tokens = row.sequence.next_tokens(left.min(aligned).min(to_branch)).to_vec();
         let count = tokens.len();

@@ -70,17 +70,25 @@ fn a_request_without_cache_neither_finds_nor_leaves_states() {
 #[test]
 fn a_hit_feeds_the_model_the_pieces_that_were_left() {
     let model = FakeModel::both(Speech::Noise);
-    let calls = model.calls.clone();
+    let all_calls = model.calls.clone();
     let scheduler = model.serve(options(CacheOptions::default()));
     let long = prompt(1, 60);
     cached(&scheduler, &long[..41], 1);
-    calls.lock().unwrap().clear();
+    all_calls.lock().unwrap().clear();
     cached(&scheduler, &long, 1);
-    let calls = calls.lock().unwrap();
+    let calls = all_calls.lock().unwrap();
     let read: Vec<usize> =
         calls.iter().filter(|call| call.0 == GraphKind::Parallel).map(|call| call.1[0].len()).collect();
     // From 40 to the next multiple of 16, and so on up to the last token.
     assert_eq!(read, [8, 11]);
+    drop(calls);
+    let other = prompt(2, 60);
+    cached(&scheduler, &other[..47], 1);
+    all_calls.lock().unwrap().clear();
+    cached(&scheduler, &other, 1);
+    // From 46, the next multiple is two tokens away, less than a quarter of a piece.
+    let read: Vec<usize> = all_calls.lock().unwrap().iter().map(|call| call.1[0].len()).collect();
+    assert_eq!(read, [13, 1]);
 }
 
 #[test]
