@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Export(Export),
     /// Generate text with a bundle and print it token by token.
     Generate(Generate),
+    /// Serve a bundle over HTTP, in the shape of OpenAI's interface, to many clients at once.
+    #[cfg(feature = "serve")]
+    Serve(crate::commands::serve::Serve),
     /// Run one graph of a bundle on tensors from a safetensors file.
     Run(Run),
     /// Measure the speed of a bundle and compare it with the limits of the machine.

@@ -25,6 +25,7 @@
 //! | `tract` | yes | tract as a runtime, compiled in |
 //! | `cli` | yes | the `densessm` command, and `charts` |
 //! | `charts` | with `cli` | charts in HTML reports |
+//! | `serve` | yes | the module `serve`, a scheduler for many clients, and the command `serve` |
 //!
 //! A library needs one runtime: `densessm = { version = "0.1", default-features = false, features = ["tract"] }`.
 
@@ -49,6 +50,8 @@ pub use densessm_generate::{
     Sequence, Statistics, TextPosition, Tokenizer, generate, resume,
 };
 pub use densessm_proto as proto;
+#[cfg(feature = "serve")]
+pub use densessm_serve as serve;
 pub use densessm_session::{
     Bundle, Device, GraphPlacement, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider,
     RuntimeInfo, Snapshot, States, StatesError, TokenBatch, Values, argmax, write_atomically,

@@ -12,6 +12,8 @@ mod man;
 mod parity;
 mod run;
 pub(crate) mod runtimes;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 
 use crate::{
     cli::{Command, RuntimeArgs},
@@ -32,6 +34,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Parity(arguments) => parity::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),

@@ -14,5 +14,6 @@ mod greedy;
 mod hostile;
 mod parity;
 mod random;
+mod serve;
 mod states;
 mod table;

@@ -18,7 +18,8 @@ use std::{
 };
 
 /// Files of a checkpoint that are copied into a bundle where present.
-const COMPANIONS: [&str; 7] = [
+const COMPANIONS: [&str; 8] = [
+    "chat_template.jinja",
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
