@@ -263,7 +263,7 @@ fn version_states_kernels_features_and_runtimes_in_its_long_form() {
 
 #[test]
 fn completions_and_manual_pages_cover_every_command() {
-    let commands = ["export", "generate", "run", "bench", "parity", "eval", "inspect", "init", "doctor"];
+    let commands = ["export", "generate", "run", "bench", "parity", "eval", "inspect", "init", "serve", "doctor"];
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = printed(densessm().args(["completions", shell]));
         for word in commands.into_iter().chain(["max-new-tokens"]) {
