@@ -50,6 +50,6 @@ pub use densessm_generate::{
 };
 pub use densessm_proto as proto;
 pub use densessm_session::{
-    Bundle, Device, GraphPlacement, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider, RuntimeInfo, Snapshot,
-    States, StatesError, TokenBatch, Values, argmax, write_atomically,
+    Bundle, Device, GraphPlacement, HostTensor, LoadOptions, Logits, Model, ParseDeviceError, Probe, Provider,
+    RuntimeInfo, Snapshot, States, StatesError, TokenBatch, Values, argmax, write_atomically,
 };

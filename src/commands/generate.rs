@@ -5,8 +5,8 @@ use crate::terminal::outln;
 use crate::{cli, interrupt};
 use anyhow::{Context, Result, bail};
 use densessm::{
-    Bundle, FinishReason, Generation, GenerationConfig, Prompt, RuntimeInfo, Sampling, SavedSequence, Snapshot, Tokenizer, generate,
-    resume,
+    Bundle, FinishReason, Generation, GenerationConfig, Prompt, RuntimeInfo, Sampling, SavedSequence, Snapshot,
+    Tokenizer, generate, resume,
 };
 use serde_json::json;
 use std::{
