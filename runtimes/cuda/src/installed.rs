@@ -191,7 +191,7 @@ fn package_stem(stem: &str) -> Option<&'static str> {
 
 fn package(name: &str, cuda: u32) -> String {
     match package_stem(stem(name)) {
-        Some("TensorRT") => "TensorRT, from NVIDIA's own downloads".to_owned(),
+        Some("TensorRT") => "NVIDIA's download of TensorRT".to_owned(),
         // Since CUDA 13 the packages have no suffix, except cuDNN's, which has versions of its own.
         Some(package) if cuda < 13 || package == "nvidia-cudnn" => format!("the Python package {package}-cu{cuda}"),
         Some(package) => format!("the Python package {package}"),
@@ -301,7 +301,7 @@ mod tests {
             ("libcudart.so.12", 12, "the Python package nvidia-cuda-runtime-cu12"),
             ("libcudnn.so.9", 13, "the Python package nvidia-cudnn-cu13"),
             ("libcurand.so.10", 13, "the Python package nvidia-curand"),
-            ("libnvinfer.so.10", 12, "TensorRT, from NVIDIA's own downloads"),
+            ("libnvinfer.so.10", 12, "NVIDIA's download of TensorRT"),
         ] {
             assert_eq!(package(library, cuda), expected, "{library}");
         }
