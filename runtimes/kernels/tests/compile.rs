@@ -231,6 +231,17 @@ fn what_does_not_compile_is_an_error_with_the_log() {
 }
 
 #[test]
+fn what_is_exempt_does_not_compile() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let compiler = Compiler::new(nvrtc, Cache::disabled());
+    for unit in mamba_steps(Activation::F16) {
+        assert!(matches!(compiler.compile(&unit, SM_80), Err(Error::Compilation { .. })), "{unit:?}");
+    }
+    let unit = units::retention_chunks(Activation::F32, 320, 1280);
+    assert!(matches!(compiler.compile(&unit, SM_90), Err(Error::Compilation { .. })), "{unit:?}");
+}
+
+#[test]
 fn a_missing_nvrtc_names_the_package() {
     let folder = tempfile::tempdir().unwrap();
     let error = Nvrtc::open_at(folder.path()).unwrap_err().to_string();
