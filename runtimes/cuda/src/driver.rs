@@ -118,12 +118,6 @@ impl fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// Whether the driver's library is there and loads. Nothing is initialized: a process that forks afterwards can still
-    /// use CUDA.
-    pub fn is_installed() -> bool {
-        Loaded::open(Path::new(LIBRARY), PACKAGE).is_ok()
-    }
-
     /// Loads the driver that the system's loader finds.
     ///
     /// # Errors

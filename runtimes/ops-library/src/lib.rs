@@ -2,7 +2,7 @@
 //!
 //! ONNX Runtime calls [`RegisterCustomOps`] when a session's options name the library
 //! (`SessionOptions.register_custom_ops_library` in Python). Sessions with the CUDA provider use the kernels for NVIDIA
-//! GPUs, which are registered where the driver is installed. The operators live until the process ends, since sessions
+//! GPUs; without one, nothing of CUDA is loaded. The operators live until the process ends, since sessions
 //! may use them until then.
 
 use ort::{AsPointer, operator::OperatorDomain, sys};
@@ -72,12 +72,7 @@ unsafe fn register(options: *mut sys::OrtSessionOptions, base: *const sys::OrtAp
         None => {
             // Returns false if an earlier call has set it.
             ort::set_api(api.clone());
-            // Without a driver there is no GPU, and no use for its kernels.
-            let domain = match densessm_cuda::Driver::is_installed() {
-                true => densessm_ort_operators::domain_with_cuda(None),
-                false => densessm_ort_operators::domain(),
-            };
-            let domain = domain.map_err(|error| error.to_string())?;
+            let domain = densessm_ort_operators::domain().map_err(|error| error.to_string())?;
             DOMAIN.get_or_init(|| Domain(domain))
         }
     };

@@ -20,31 +20,33 @@ use operator::KernelOperator;
 use ort::operator::OperatorDomain;
 use std::sync::Arc;
 
-/// Makes the domain `ai.densessm` with the operators for the CPU, for `SessionBuilder::with_operators`.
+/// Makes the domain `ai.densessm` with the operators for the CPU and for NVIDIA GPUs, for
+/// `SessionBuilder::with_operators`.
+///
+/// Nothing of CUDA is loaded before a session with ONNX Runtime's CUDA provider makes the first node's kernel. If the
+/// driver or NVRTC is missing then, loading the session fails with an error that names the package. A session on the CPU
+/// can load graphs with half-precision activations, too: ONNX Runtime converts the operands for the kernels in fp32.
 ///
 /// # Errors
 /// When ONNX Runtime rejects an operator.
 pub fn domain() -> ort::Result<OperatorDomain> {
-    with_cpu(OperatorDomain::new(DOMAIN)?, None)
+    make(None)
 }
 
-/// Makes the domain `ai.densessm` with the operators for the CPU and for NVIDIA GPUs. `placement` records where the
-/// sessions that are loaded with it place their nodes.
-///
-/// Nothing of CUDA is loaded before a session with ONNX Runtime's CUDA provider makes the first node's kernel. If the
-/// driver or NVRTC is missing then, loading the session fails with an error that names the package.
+/// As [`domain`]; `placement` records where the sessions that are loaded with it place their nodes.
 ///
 /// # Errors
 /// When ONNX Runtime rejects an operator.
-pub fn domain_with_cuda(placement: Option<Arc<Placement>>) -> ort::Result<OperatorDomain> {
-    let domain = with_cpu(OperatorDomain::new(DOMAIN)?, placement.clone())?;
-    cuda_kernels::KERNELS
-        .into_iter()
-        .try_fold(domain, |domain, kernel| domain.add(KernelOperator::new(kernel, placement.clone())?))
+pub fn domain_with_placement(placement: Arc<Placement>) -> ort::Result<OperatorDomain> {
+    make(Some(placement))
 }
 
-fn with_cpu(domain: OperatorDomain, placement: Option<Arc<Placement>>) -> ort::Result<OperatorDomain> {
-    cpu_kernels::KERNELS
+fn make(placement: Option<Arc<Placement>>) -> ort::Result<OperatorDomain> {
+    let domain = OperatorDomain::new(DOMAIN)?;
+    let domain = cpu_kernels::KERNELS
+        .into_iter()
+        .try_fold(domain, |domain, kernel| domain.add(KernelOperator::new(kernel, placement.clone())?))?;
+    cuda_kernels::KERNELS
         .into_iter()
         .try_fold(domain, |domain, kernel| domain.add(KernelOperator::new(kernel, placement.clone())?))
 }

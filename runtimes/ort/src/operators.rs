@@ -1,6 +1,6 @@
 //! The operators of a session, and whether it runs them with the kernels of its device.
 
-use densessm_ort_operators::{Placement, domain, domain_with_cuda};
+use densessm_ort_operators::{Placement, domain, domain_with_placement};
 use densessm_proto::{GraphKind, operators::DOMAIN};
 use densessm_session::{Bundle, Device, Error, Provider, onnx::OnnxFile};
 use ort::session::builder::SessionBuilder;
@@ -31,7 +31,7 @@ impl Operators {
         Ok(match self {
             Self::None => builder,
             Self::Cpu => builder.with_operators(domain()?)?,
-            Self::Cuda(placement) => builder.with_operators(domain_with_cuda(Some(Arc::clone(placement)))?)?,
+            Self::Cuda(placement) => builder.with_operators(domain_with_placement(Arc::clone(placement))?)?,
         })
     }
 
