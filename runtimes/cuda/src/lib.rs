@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod bandwidth;
 mod cache;
 mod compiler;
 mod context;
@@ -41,6 +42,7 @@ mod resources;
 mod stream;
 mod unit;
 
+pub use bandwidth::{read_bandwidth, read_unit};
 pub use cache::{Cache, CacheStatus};
 pub use compiler::{CompileProgress, Compiled, Compiler};
 pub use context::{Architecture, Context, DeviceInfo};
