@@ -3,7 +3,7 @@ constexpr int LOADS = 4;
 
 __device__ unsigned total(uint4 word) { return word.x + word.y + word.z + word.w; }
 
-extern "C" __global__ void read(const uint4* words, unsigned long long count, unsigned* result) {
+extern "C" __global__ void __launch_bounds__(512, 2) read(const uint4* words, unsigned long long count, unsigned* result) {
     const unsigned long long threads = (unsigned long long)gridDim.x * blockDim.x;
     unsigned long long at = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
     unsigned sum = 0;
