@@ -2,6 +2,8 @@
 //!
 //! Skipped, with a message, where NVRTC is not installed, unless `DENSESSM_NVRTC` names it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use densessm_cuda::{Architecture, Cache, Compiler, Nvrtc, read_unit};
 use std::env;
 

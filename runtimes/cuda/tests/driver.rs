@@ -1,5 +1,6 @@
 //! Faults of the driver, played by a stand-in library that is compiled when the tests run.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use densessm_cuda::{Architecture, Buffer, Context, Driver, Error, Stream};
 use std::{

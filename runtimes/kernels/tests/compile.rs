@@ -3,6 +3,8 @@
 //! `DENSESSM_NVRTC` names the library or its folder. Without it the tests look where the crate does, and are skipped,
 //! with a message, where NVRTC is not installed.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use densessm_cuda::{Architecture, Cache, CacheStatus, Compiler, Error, Nvrtc, Unit};
 use densessm_kernels::cuda::{
     Activation,
