@@ -1,15 +1,13 @@
 //! Reports the content of a graph and the cost of a token, as read from the file itself.
 
 use densessm_proto::{
-    GraphKind, Manifest,
+    DType, GraphKind, Manifest,
     onnx::{
-        GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto,
-        type_proto,
+        GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto,
     },
     operators::{DOMAIN, SCHEMAS, Schema},
 };
-use densessm_session::{Bundle, Error};
-use prost::Message;
+use densessm_session::{Bundle, Error, onnx::OnnxFile};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,15 +41,20 @@ pub struct GraphReport {
 
 /// The cost of one token of one sequence in the recurrent graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct TokenCost {
+    /// The element type in which most of the weights are stored.
+    pub dtype: DType,
     /// Floating-point operations in matrix products with weights.
     pub projection_flops: u64,
     /// The part of them that belongs to the output head, which only the last token of a prompt needs.
     pub head_flops: u64,
     /// Floating-point operations in the recurrence: the states' update and read-out, an exponential counted as one.
     pub recurrence_flops: u64,
-    /// Bytes of weights read; one row of the embedding, unless the embedding is the output head too.
+    /// Bytes of weights read, as they are stored; one row of the embedding, unless the embedding is the output head too.
     pub weight_bytes: u64,
+    /// Bytes of weights read where half-precision weights are widened to fp32 when they are loaded, as on the CPU.
+    pub widened_weight_bytes: u64,
     /// Bytes of states read and written.
     pub state_bytes: u64,
 }
@@ -59,14 +62,11 @@ pub struct TokenCost {
 /// Reads a graph file.
 ///
 /// # Errors
-/// When the file cannot be read or is not ONNX.
+/// When the file cannot be read, is not ONNX, or contains no graph.
 pub fn graph(path: &Path) -> Result<GraphReport, Error> {
-    let bytes = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
-    let problem = |problem: String| Error::Bundle { path: path.to_owned(), problem };
-    let model = ModelProto::decode(bytes.as_slice()).map_err(|error| problem(format!("not an ONNX file: {error}")))?;
-    let graph = model.graph.as_ref().ok_or_else(|| problem("not an ONNX file: it has no graph".to_owned()))?;
+    let OnnxFile { path, bytes: file_bytes, model, graph } = OnnxFile::read(path)?;
     let mut operators = BTreeMap::new();
-    count(graph, &mut operators);
+    count(&graph, &mut operators);
     let called = |schema: &&Schema| operators.contains_key(&format!("{DOMAIN}.{}", schema.name));
     let schemas = SCHEMAS.into_iter().filter(called).collect();
     let mut weights = BTreeMap::new();
@@ -76,8 +76,8 @@ pub fn graph(path: &Path) -> Result<GraphReport, Error> {
         *bytes += tensor_bytes(tensor);
     }
     Ok(GraphReport {
-        path: path.to_owned(),
-        file_bytes: bytes.len() as u64,
+        path,
+        file_bytes,
         operator_sets: model
             .opset_import
             .iter()
@@ -97,7 +97,7 @@ pub fn graph(path: &Path) -> Result<GraphReport, Error> {
         inputs: graph.input.iter().map(typed).collect(),
         outputs: graph.output.iter().map(typed).collect(),
         weights,
-        projection_flops: projection_flops(graph),
+        projection_flops: projection_flops(&graph),
     })
 }
 
@@ -110,21 +110,39 @@ pub fn token_cost(bundle: &Bundle) -> Result<TokenCost, Error> {
     let manifest = bundle.manifest();
     let kind = manifest.graph(GraphKind::Recurrent).map_or(GraphKind::Parallel, |graph| graph.kind);
     let report = graph(&bundle.graph_path(kind)?)?;
-    let all: u64 = report.weights.values().map(|(_, bytes)| bytes).sum();
+    let dtype = report.dtype();
+    let (stored, elements) = (report.bytes_of(|_| true), unread_embedding_elements(manifest));
+    let halves = report.bytes_of(|name| ["float16", "bfloat16"].contains(&name));
+    let widened = if dtype.size() == 2 { DType::F32.size() } else { dtype.size() };
     Ok(TokenCost {
+        dtype,
         projection_flops: report.projection_flops,
         head_flops: 2 * (manifest.architecture.hidden_size() * manifest.architecture.vocab_size()) as u64,
         recurrence_flops: manifest.architecture.family().recurrence_flops() as u64,
-        weight_bytes: all - unread_embedding_bytes(manifest),
+        weight_bytes: stored.saturating_sub(elements * dtype.size() as u64),
+        widened_weight_bytes: (stored + halves).saturating_sub(elements * widened as u64),
         state_bytes: 2 * manifest.state_bytes_per_sequence,
     })
 }
 
-/// Bytes of the embedding that a token does not read: all rows but one, unless the output head reads them.
-fn unread_embedding_bytes(manifest: &Manifest) -> u64 {
+/// Elements of the embedding that a token does not read: all rows but one, unless the output head reads them.
+fn unread_embedding_elements(manifest: &Manifest) -> u64 {
     let family = manifest.architecture.family();
     let (vocab, hidden) = (family.vocab_size(), family.hidden_size());
-    if family.tie_word_embeddings() { 0 } else { ((vocab - 1) * hidden * size_of::<f32>()) as u64 }
+    if family.tie_word_embeddings() { 0 } else { ((vocab - 1) * hidden) as u64 }
+}
+
+impl GraphReport {
+    /// The floating-point type that most bytes of the weights have; fp32 if there are none.
+    fn dtype(&self) -> DType {
+        let floats = [("float", DType::F32), ("float16", DType::F16), ("bfloat16", DType::BF16)];
+        let most = floats.into_iter().max_by_key(|(name, _)| self.bytes_of(|other| other == *name));
+        most.filter(|(name, _)| self.weights.contains_key(*name)).map_or(DType::F32, |(_, dtype)| dtype)
+    }
+
+    fn bytes_of(&self, of: impl Fn(&str) -> bool) -> u64 {
+        self.weights.iter().filter(|(name, _)| of(name)).map(|(_, (_, bytes))| bytes).sum()
+    }
 }
 
 fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
@@ -140,13 +158,26 @@ fn count(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
     }
 }
 
-/// Floating-point operations per row in products with weights: two per element of each weight.
+/// Floating-point operations per row in products with weights: two per element of each weight. Half-precision weights reach
+/// a product converted and transposed.
 fn projection_flops(graph: &GraphProto) -> u64 {
     let weights: HashMap<&str, &TensorProto> =
         graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-    let product = |node: &&NodeProto| node.domain.is_empty() && (node.op_type == "MatMul" || node.op_type == "Gemm");
-    let operands = graph.node.iter().filter(product).flat_map(|node| &node.input);
-    operands.filter_map(|name| weights.get(name.as_str())).map(|weight| 2 * elements(weight)).sum()
+    let standard =
+        |node: &&NodeProto, names: [&str; 2]| node.domain.is_empty() && names.contains(&node.op_type.as_str());
+    let prepared = graph.node.iter().filter(|node| standard(node, ["Cast", "Transpose"]));
+    let prepared: HashMap<&str, &str> =
+        prepared.filter_map(|node| Some((node.output.first()?.as_str(), node.input.first()?.as_str()))).collect();
+    let weight = |name: &String| {
+        let mut name = name.as_str();
+        // Nodes are in the order of computation, so that this ends.
+        while let Some(before) = prepared.get(name) {
+            name = before;
+        }
+        weights.get(name).copied()
+    };
+    let operands = graph.node.iter().filter(|node| standard(node, ["MatMul", "Gemm"])).flat_map(|node| &node.input);
+    operands.filter_map(weight).map(|weight| 2 * elements(weight)).sum()
 }
 
 fn elements(tensor: &TensorProto) -> u64 {
@@ -188,6 +219,51 @@ fn typed(info: &ValueInfoProto) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use densessm_proto::onnx::ModelProto;
+    use prost::Message;
+
+    #[test]
+    fn a_weight_that_is_converted_and_transposed_counts_in_its_product() {
+        let node = |op_type: &str, input: &[&str], output: &str| NodeProto {
+            op_type: op_type.to_owned(),
+            input: input.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            ..NodeProto::default()
+        };
+        let weight = |name: &str| TensorProto { name: name.to_owned(), dims: vec![3, 5], ..TensorProto::default() };
+        let graph = GraphProto {
+            node: vec![
+                node("Cast", &["half"], "wide"),
+                node("Transpose", &["wide"], "transposed"),
+                node("MatMul", &["x", "transposed"], "y"),
+                node("MatMul", &["y", "plain"], "z"),
+                node("Gather", &["half", "ids"], "row"),
+            ],
+            initializer: vec![weight("half"), weight("plain")],
+            ..GraphProto::default()
+        };
+        assert_eq!(projection_flops(&graph), 2 * 2 * 15);
+    }
+
+    #[test]
+    fn the_element_type_is_that_of_most_bytes() {
+        let report = |weights: &[(&str, u64)]| GraphReport {
+            path: PathBuf::new(),
+            file_bytes: 0,
+            operator_sets: BTreeMap::new(),
+            operators: BTreeMap::new(),
+            schemas: Vec::new(),
+            functions: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            weights: weights.iter().map(|(name, bytes)| ((*name).to_owned(), (1, *bytes))).collect(),
+            projection_flops: 0,
+        };
+        assert_eq!(report(&[]).dtype(), DType::F32);
+        assert_eq!(report(&[("int64", 900), ("float", 8)]).dtype(), DType::F32);
+        let half = report(&[("float", 8), ("bfloat16", 100)]);
+        assert_eq!((half.dtype(), half.bytes_of(|_| true)), (DType::BF16, 108));
+    }
 
     #[test]
     fn operators_of_the_domain_are_described_by_their_schemas() {

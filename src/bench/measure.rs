@@ -3,7 +3,7 @@
 use super::{AtPosition, Bench, BenchPlan, Decode, Machine, Prefill, Roofline, Run, machine, median};
 use crate::{inspect, runtime};
 use densessm_generate::PREFILL_CHUNK;
-use densessm_proto::{Architecture, GraphKind};
+use densessm_proto::{Architecture, DType, GraphKind};
 use densessm_session::{Error, Logits, Model, RuntimeInfo, Snapshot, States, TokenBatch, argmax};
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
 use std::{
@@ -93,12 +93,13 @@ pub fn measure(
         total: 2 * plan.prompt_tokens.len() * plan.batches.len() + usize::from(!plan.positions.is_empty()) + 2,
     };
     let loading = machine::peak_resident_bytes();
-    let before = bencher.roofline_before(&info, plan.threads)?;
+    let dtype = bench.token.dtype;
+    let before = bencher.roofline_before(&info, plan.threads, dtype)?;
     let all = bencher.all(plan, &mut bench)?;
     let peaks = bench.runs.iter().map(|run| run.peak_resident_bytes);
     bench.peak_resident_bytes = peaks.chain([loading, machine::peak_resident_bytes()]).flatten().max();
     bench.complete = all.is_some() && bencher.goes_on();
-    let after = if bench.complete { Some(Roofline::measure(&info, plan.threads)?) } else { None };
+    let after = if bench.complete { Some(Roofline::measure(&info, plan.threads, dtype)?) } else { None };
     if let Some(roofline) = after.map(|after| after.or(before)).or(before) {
         bench.bind(roofline, bundle.manifest());
     }
@@ -123,12 +124,17 @@ impl Bencher<'_> {
 
     /// Measures the roofline before anything else, as a shared machine may be busier afterwards. Returns none where its
     /// memory would count as the model's.
-    fn roofline_before(&mut self, info: &RuntimeInfo, threads: Option<usize>) -> Result<Option<Roofline>, Error> {
+    fn roofline_before(
+        &mut self,
+        info: &RuntimeInfo,
+        threads: Option<usize>,
+        dtype: DType,
+    ) -> Result<Option<Roofline>, Error> {
         if !self.goes_on() {
             return Ok(None);
         }
         self.done += 1;
-        if machine::forget_peak() { Roofline::measure(info, threads).map(Some) } else { Ok(None) }
+        if machine::forget_peak() { Roofline::measure(info, threads, dtype).map(Some) } else { Ok(None) }
     }
 
     /// Measures everything but the roofline; returns none if it was stopped.

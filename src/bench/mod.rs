@@ -12,7 +12,7 @@ mod roofline;
 
 pub use machine::Machine;
 pub use measure::measure;
-pub use roofline::{Bound, Limit, Roofline};
+pub use roofline::{Bound, Limit, ReadMethod, Roofline};
 
 use crate::{GraphPlacement, inspect::TokenCost};
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! The results of a benchmark as a report.
 
-use super::{Bench, Bound, Decode, Limit};
+use super::{Bench, Bound, Decode, Limit, ReadMethod};
 use crate::report::{Axis, Cell, Chart, Error, Report, Section, Series, Table};
 
 const UNKNOWN: &str = "unknown";
@@ -24,7 +24,8 @@ impl Bench {
         if let Some(date) = &self.date {
             report.fact("date", date.as_str());
         }
-        report.fact("weights read per token", megabytes(self.token.weight_bytes).to_string());
+        let weights = format!("{} in {}", megabytes(self.token.weight_bytes), self.token.dtype);
+        report.fact("weights read per token", weights);
         report.fact("load time", Cell::number(self.load_seconds, "s").to_string());
         let peak = self.peak_resident_bytes.map(|bytes| megabytes(bytes).to_string());
         report.fact("peak resident memory", peak.as_deref().unwrap_or(UNKNOWN));
@@ -65,21 +66,15 @@ impl Bench {
         let prompt =
             |run: &super::Run| (run.batch, run.prompt_tokens, run.prefill.tokens_per_second, run.prefill.bound);
         let batch = |run: &super::Run| (run.prompt_tokens, run.batch, run.prefill.tokens_per_second, run.prefill.bound);
-        Section {
-            heading: "Prefill".to_owned(),
-            paragraph: "Tokens per second, summed over the rows; the prompt is consumed in chunks as `generate` does. \
-                        Each figure is the median of several runs after one to warm up. The time to the first token \
-                        starts with initial states; the token is chosen greedily. Peak memory is resident memory."
-                .to_owned(),
-            tables: vec![table],
-            charts: [
-                self.chart("Prefill by prompt length", Axis::log("prompt length in tokens"), "batch", prompt),
-                self.chart("Prefill by batch size", Axis::linear("batch size"), "prompt of", batch),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        }
+        let paragraph = "Tokens per second, summed over the rows; the prompt is consumed in chunks as `generate` does. \
+                         Each figure is the median of several runs after one to warm up. The time to the first token \
+                         starts with initial states; the token is chosen greedily. Peak memory is resident memory.";
+        let section = Section::new("Prefill").paragraph(paragraph).table(table);
+        let charts = [
+            self.chart("Prefill by prompt length", Axis::log("prompt length in tokens"), "batch", prompt),
+            self.chart("Prefill by batch size", Axis::linear("batch size"), "prompt of", batch),
+        ];
+        charts.into_iter().flatten().fold(section, Section::chart)
     }
 
     fn decoding(&self) -> Section {
@@ -90,21 +85,12 @@ impl Bench {
             table.row(start.into_iter().chain(speed(&run.decode)));
         }
         let batch = |run: &super::Run| (run.prompt_tokens, run.batch, run.decode.tokens_per_second, run.decode.bound);
-        Section {
-            heading: "Decoding after the prompt".to_owned(),
-            paragraph:
-                "Tokens per second, summed over the rows, and the 50th, 90th and 99th percentiles of the time of a \
-                 step."
-                    .to_owned(),
-            tables: vec![table],
-            charts: [
-                self.over_context(),
-                self.chart("Decoding by batch size", Axis::linear("batch size"), "prompt of", batch),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        }
+        let paragraph = "Tokens per second, summed over the rows, and the 50th, 90th and 99th percentiles of the time of a \
+                         step.";
+        let section = Section::new("Decoding after the prompt").paragraph(paragraph).table(table);
+        let charts =
+            [self.over_context(), self.chart("Decoding by batch size", Axis::linear("batch size"), "prompt of", batch)];
+        charts.into_iter().flatten().fold(section, Section::chart)
     }
 
     fn at_positions(&self) -> Section {
@@ -113,37 +99,31 @@ impl Bench {
         for at in &self.positions {
             table.row([at.position.into(), at.batch.into()].into_iter().chain(speed(&at.decode)));
         }
-        Section {
-            heading: "Decoding at long context".to_owned(),
-            paragraph: "The states have consumed one token and count as being at these positions: the cost of a step \
-                        depends on the size of the states, which is constant. The positions alternate step by step."
-                .to_owned(),
-            tables: vec![table],
-            charts: Vec::new(),
-        }
+        let paragraph = "The states have consumed one token and count as being at these positions: the cost of a step \
+                         depends on the size of the states, which is constant. The positions alternate step by step.";
+        Section::new("Decoding at long context").paragraph(paragraph).table(table)
     }
 
     fn machine_section(&self) -> Option<Section> {
         let roofline = self.roofline?;
         let [rows, inner, columns] = roofline.gemm;
         let mut table = Table::new(["peak rate", "measured", "method"]);
-        let read =
-            if self.device == "cpu" { "sums over a large buffer" } else { "product of one row with a large weight" };
+        let read = match roofline.read_method {
+            ReadMethod::Sums => "sums over a large buffer",
+            ReadMethod::Kernel => "a kernel that reads a large buffer",
+            ReadMethod::Product => "product of one row with a large weight",
+        };
         table.row(["memory reads".into(), giga(roofline.read_bytes_per_second, "GB/s"), read.into()]);
-        let product = format!("{}, fp32 [{rows}, {inner}] × [{inner}, {columns}]", self.runtime);
+        let product = format!("{}, {} [{rows}, {inner}] × [{inner}, {columns}]", self.runtime, roofline.gemm_dtype);
         table.row(["matrix product".into(), giga(roofline.gemm_flops_per_second, "GFLOP/s"), product.into()]);
-        Some(Section {
-            heading: "The roofline".to_owned(),
-            paragraph: "Measured on the same device with the same number of threads before and after everything else; \
-                        the better value counts. A step reads every weight once and reads and writes the states of \
-                        each row. Each call of prefill reads every weight, and each token needs the operations of its \
-                        products and its recurrence, and of the output head only where logits are returned. The limit \
-                        is whichever takes longer. A figure above 100 % means that weights stay in a cache between \
-                        steps, or that other load slowed the machine down while its peak rates were measured."
-                .to_owned(),
-            tables: vec![table],
-            charts: Vec::new(),
-        })
+        let paragraph = "Measured on the same device with the same number of threads before and after everything else; \
+                         the better value counts. A step reads every weight once and reads and writes the states of \
+                         each row. Each call of prefill reads every weight, and each token needs the operations of its \
+                         products and its recurrence, and of the output head only where logits are returned. The limit \
+                         is whichever takes longer. A figure above 100 % means that weights stay in a cache between \
+                         steps, or that other load slowed the machine down while its peak rates were measured.";
+        let section = Section::new("The roofline").paragraph(paragraph).table(table);
+        Some(section)
     }
 
     /// Returns a chart with a line for each value of one dimension over the other, and one for its roofline; none if no

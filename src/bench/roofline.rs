@@ -2,7 +2,7 @@
 
 use super::{Bench, bandwidth};
 use crate::{inspect::TokenCost, runtime};
-use densessm_proto::{GraphKind, LogitsMode, Manifest};
+use densessm_proto::{DType, GraphKind, LogitsMode, Manifest};
 use densessm_session::{Choice, Error, Product, RuntimeInfo};
 use serde::Serialize;
 use std::time::Duration;
@@ -10,22 +10,40 @@ use std::time::Duration;
 /// The time for which each product is repeated.
 const BUDGET: Duration = Duration::from_millis(500);
 /// The product whose rate is the processor's peak: as many rows as a short prompt has, and a layer's weight.
-const GEMM: Product = Product { rows: 128, inner: 1024, columns: 4096 };
-/// The same for a GPU, where the smaller product would take less time than its launch.
-const GPU_GEMM: Product = Product { rows: 4096, inner: 4096, columns: 4096 };
-/// One row with a weight larger than any GPU's cache, 512 MiB.
-const GPU_READ: Product = Product { rows: 1, inner: 8_192, columns: 16_384 };
+const GEMM: Product = Product::new(128, 1024, 4096);
+/// The same for a GPU, where a smaller product would take little more time than its launch.
+const GPU_GEMM: Product = Product::new(8192, 4096, 8192);
+/// One row with a weight larger than any GPU's cache, 1 GiB in fp32.
+const GPU_READ: Product = Product::new(1, 16_384, 16_384);
 
 /// The peak rates of a device with the run's number of threads: the better of two measurements, before and after the
 /// run.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Roofline {
-    /// Bytes read per second: on the processor by sums over a large buffer, on a GPU by a product of one row.
+    /// Bytes read per second.
     pub read_bytes_per_second: f64,
-    /// Floating-point operations per second of the runtime's own fp32 matrix product.
+    /// How the reads were made.
+    pub read_method: ReadMethod,
+    /// Floating-point operations per second of the runtime's own matrix product.
     pub gemm_flops_per_second: f64,
     /// Rows, inner size and columns of that product.
     pub gemm: [usize; 3],
+    /// The element type of that product: the bundle's on a GPU, fp32 on the CPU.
+    pub gemm_dtype: DType,
+}
+
+/// How the read bandwidth was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReadMethod {
+    /// Sums over a large buffer, on the processor.
+    Sums,
+    /// A kernel that reads a large buffer, on a GPU.
+    Kernel,
+    /// The runtime's product of one row with a large weight, where it has no kernel that only reads.
+    Product,
 }
 
 /// The upper bound that the roofline gives for a speed, and the fraction of it that was measured.
@@ -59,20 +77,32 @@ struct Work {
 }
 
 impl Roofline {
-    /// Measures the peak rates of a device with a runtime of this build.
+    /// Measures the peak rates of a device with a runtime of this build, on a GPU with products in this element type.
     ///
     /// # Errors
     /// When the build does not contain the runtime, it fails, or there is no memory for what is read.
-    pub fn measure(on: &RuntimeInfo, threads: Option<usize>) -> Result<Self, Error> {
+    pub fn measure(on: &RuntimeInfo, threads: Option<usize>, dtype: DType) -> Result<Self, Error> {
         let runtime = runtime::registry().choose(Choice::of(on), on.device)?;
         let seconds =
             |product: Product| runtime.time_product(product, on.device, threads, BUDGET).map(|time| time.as_secs_f64());
-        let (gemm, read_bytes_per_second) = match on.device.is_cpu() {
-            true => (GEMM, bandwidth::read(threads.unwrap_or_else(|| runtime.default_threads()))?),
-            false => (GPU_GEMM, GPU_READ.weight_bytes() as f64 / seconds(GPU_READ)?),
+        let (gemm, read_method, read_bytes_per_second) = if on.device.is_cpu() {
+            let threads = threads.unwrap_or_else(|| runtime.default_threads());
+            (GEMM, ReadMethod::Sums, bandwidth::read(threads)?)
+        } else {
+            let gemm = GPU_GEMM.with_dtype(dtype);
+            match runtime.read_bandwidth(on.device, BUDGET)? {
+                Some(rate) => (gemm, ReadMethod::Kernel, rate),
+                None => (gemm, ReadMethod::Product, GPU_READ.weight_bytes() as f64 / seconds(GPU_READ)?),
+            }
         };
         let gemm_flops_per_second = gemm.flops() as f64 / seconds(gemm)?;
-        Ok(Self { read_bytes_per_second, gemm_flops_per_second, gemm: [gemm.rows, gemm.inner, gemm.columns] })
+        Ok(Self {
+            read_bytes_per_second,
+            read_method,
+            gemm_flops_per_second,
+            gemm: [gemm.rows, gemm.inner, gemm.columns],
+            gemm_dtype: gemm.dtype,
+        })
     }
 
     /// Returns the better of two measurements for each rate.
@@ -80,7 +110,7 @@ impl Roofline {
         other.map_or(self, |other| Self {
             read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
             gemm_flops_per_second: self.gemm_flops_per_second.max(other.gemm_flops_per_second),
-            gemm: self.gemm,
+            ..self
         })
     }
 
@@ -90,6 +120,12 @@ impl Roofline {
         let tokens_per_second = work.tokens / read.max(multiplied);
         Bound { tokens_per_second, limit, fraction: measured / tokens_per_second }
     }
+}
+
+/// The cost of a token with the weights as they are in memory: runtimes on the CPU widen those in half precision.
+fn in_memory(cost: TokenCost, read: ReadMethod) -> TokenCost {
+    let widened = read == ReadMethod::Sums;
+    TokenCost { weight_bytes: if widened { cost.widened_weight_bytes } else { cost.weight_bytes }, ..cost }
 }
 
 /// The work of a step of `batch` rows: it reads every weight and the states, and writes the states.
@@ -116,7 +152,7 @@ fn prompt(cost: &TokenCost, tokens: usize, batch: usize, calls: usize, scored: u
 impl Bench {
     /// Adds the roofline's bound to each measurement.
     pub(super) fn bind(&mut self, roofline: Roofline, manifest: &Manifest) {
-        let cost = self.token;
+        let cost = in_memory(self.token, roofline.read_method);
         for run in &mut self.runs {
             let parallel = manifest.graph(GraphKind::Parallel).is_some();
             let calls = super::measure::pieces(run.prompt_tokens, parallel).count();
@@ -137,14 +173,27 @@ mod tests {
     use super::*;
 
     const COST: TokenCost = TokenCost {
+        dtype: DType::F16,
+        widened_weight_bytes: 4_000,
         projection_flops: 1_000,
         head_flops: 200,
         recurrence_flops: 100,
         weight_bytes: 2_000,
         state_bytes: 40,
     };
-    const ROOFLINE: Roofline =
-        Roofline { read_bytes_per_second: 10_000.0, gemm_flops_per_second: 20_000.0, gemm: [1, 1, 1] };
+    const ROOFLINE: Roofline = Roofline {
+        read_bytes_per_second: 10_000.0,
+        read_method: ReadMethod::Kernel,
+        gemm_flops_per_second: 20_000.0,
+        gemm: [1, 1, 1],
+        gemm_dtype: DType::F16,
+    };
+
+    #[test]
+    fn half_precision_weights_are_read_as_fp32_on_the_cpu() {
+        assert_eq!(in_memory(COST, ReadMethod::Sums).weight_bytes, 4_000);
+        assert_eq!(in_memory(COST, ReadMethod::Kernel), COST);
+    }
 
     #[test]
     fn a_single_row_is_bound_by_reading_and_many_rows_by_multiplying() {

@@ -60,6 +60,12 @@ fn every_runtime_is_measured_beside_its_roofline() {
             positive(&report["token"]["weight_bytes"]);
             positive(&report["roofline"]["read_bytes_per_second"]);
             positive(&report["roofline"]["gemm_flops_per_second"]);
+            assert_eq!(
+                (&report["roofline"]["read_method"], &report["roofline"]["gemm_dtype"]),
+                (&"sums".into(), &"float32".into())
+            );
+            assert_eq!(report["token"]["dtype"], "float32");
+            assert!(report["placement"].is_array(), "{report}");
             if cfg!(target_os = "linux") {
                 positive(&report["peak_resident_bytes"]);
             }

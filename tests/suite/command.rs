@@ -154,9 +154,13 @@ fn generate_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
         let state = folder.path().join("state");
         let ids = |command: &mut Command| {
             let report: Value = serde_json::from_str(&printed(command.arg("--json"))).unwrap();
+            assert!(report["device"] == "cpu" && report["placement"].is_array(), "{report}");
             report["token_ids"].as_array().unwrap().clone()
         };
-        let whole = ids(generate(&out).args(["--prompt", "KING RICHARD:\n", "--max-new-tokens", "30"]));
+        let mut whole = generate(&out);
+        // On the CPU, the options for GPUs have no effect.
+        whole.args(["--no-cuda-graph", "--allow-operator-fallback"]);
+        let whole = ids(whole.args(["--prompt", "KING RICHARD:\n", "--max-new-tokens", "30"]));
         let mut first = generate(&out);
         first.args(["--prompt", "KING RICHARD:\n", "--max-new-tokens", "12", "--save-state"]).arg(&state);
         let mut parts = ids(&mut first);
@@ -244,6 +248,37 @@ fn doctor_says_what_can_be_used_and_why_the_rest_cannot() {
         assert_eq!(row["version"].is_string(), row["usable"] == true, "{row}");
         assert!(!row["detail"].as_str().unwrap().is_empty(), "{row}");
     }
+}
+
+#[test]
+fn doctor_names_every_library_that_a_gpu_needs_and_the_package_that_brings_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("kernels");
+    fs::create_dir(&cache).unwrap();
+    fs::write(cache.join("entry"), [0; 2_000]).unwrap();
+    let doctor = || {
+        let mut command = densessm();
+        command.arg("doctor").env("DENSESSM_CACHE_DIR", &cache).env("DENSESSM_NVRTC", folder.path());
+        command
+    };
+    let text = printed(&mut doctor());
+    let cached = format!("{}, writable, 1 entries, 2.0 kB", cache.display());
+    for line in ["driver ", "NVRTC ", "cuda provider ", "tensorrt provider ", "tensorrt: ", &cached] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let report: Value = serde_json::from_str(&printed(doctor().arg("--json"))).unwrap();
+    let findings = report["gpu"].as_array().unwrap();
+    let finding = |name: &str| findings.iter().find(|finding| finding["name"].as_str().unwrap().starts_with(name));
+    for name in ["driver", "NVRTC", "cuda provider", "libcublas.so", "libcublasLt.so", "libcudart.so", "libcurand.so"] {
+        let finding = finding(name).unwrap_or_else(|| panic!("{name}: {report:#}"));
+        assert!(!finding["detail"].as_str().unwrap().is_empty() && finding["package"].is_string(), "{finding}");
+    }
+    // The variable names a folder without NVRTC, which is not replaced by another one.
+    let nvrtc = finding("NVRTC").unwrap();
+    assert_eq!(nvrtc["found"], false, "{nvrtc}");
+    assert!(nvrtc["detail"].as_str().unwrap().contains("nvidia-cuda-nvrtc"), "{nvrtc}");
+    let cache = finding("kernel cache").unwrap();
+    assert_eq!((&cache["entries"], &cache["bytes"], &cache["writable"]), (&1.into(), &2_000.into(), &true.into()));
 }
 
 #[test]

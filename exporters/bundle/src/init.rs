@@ -7,10 +7,14 @@ use densessm_checkpoint::config;
 use densessm_graph::Part;
 use densessm_models::GraphOptions;
 use densessm_proto::{Architecture, GraphKind};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
 use sha2::{Digest, Sha256};
 use std::{
-    cell::Cell,
-    fs,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -37,7 +41,8 @@ pub struct Initialized {
 /// The same preset and seed give the same bytes on every machine. Projections are uniform with variance 1/fan-in;
 /// norms, skips, decay rates and step sizes start as in training, so that the states neither die out nor grow.
 ///
-/// `progress` is told how many of how many tensors are written; if it breaks, this ends with [`Error::Stopped`].
+/// `progress` is told how many of how many tensors are written, several times for a large tensor; if it breaks, this ends
+/// at once with [`Error::Stopped`].
 ///
 /// # Errors
 /// When the target exists already (unless `force` replaces it) or a file cannot be written. Nothing is left then.
@@ -72,27 +77,34 @@ pub fn init(
         serde_json::to_vec_pretty(&config).map_err(|error| Error::Io { path: path.clone(), error: error.into() })?;
     fs::write(&path, &text).map_err(Error::io(&path))?;
 
-    let total = weights.len();
-    let stopped = Cell::new(false);
-    let tensors = weights.iter().enumerate().map(|(done, weight)| {
-        let initial = (preset.initial)(&weight.name);
-        let random = Random { weight, initial, seed, tell: &progress, stopped: &stopped, done, total };
-        (weight.name.clone(), random)
-    });
     let path = folder.path().join(WEIGHTS);
-    safetensors::serialize_to_file(tensors, None, &path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(error) => Error::Io { path: path.clone(), error },
-        other => Error::Io { path: path.clone(), error: std::io::Error::other(other) },
-    })?;
-    if stopped.get() {
-        return Err(Error::Stopped);
+    let mut file = BufWriter::new(File::create(&path).map_err(Error::io(&path))?);
+    file.write_all(&header(&weights).map_err(Error::io(&path))?).map_err(Error::io(&path))?;
+    for (done, weight) in weights.iter().enumerate() {
+        let random = Random { weight, initial: (preset.initial)(&weight.name), seed };
+        random.write(&path, &mut file, || progress(done, weights.len()))?;
     }
-    // The crate writes through a temporary file that only its owner may read.
-    let config_permissions = fs::metadata(folder.path().join(CONFIG)).map_err(Error::io(&path))?.permissions();
-    fs::set_permissions(&path, config_permissions).map_err(Error::io(&path))?;
+    let file = file.into_inner().map_err(|error| Error::io(&path)(error.into_error()))?;
+    file.sync_all().map_err(Error::io(&path))?;
     let digest = hex(&Sha256::digest([&text, seed.to_le_bytes().as_slice()].concat()));
     let parameters = weights.iter().map(|weight| weight.shape.iter().product::<usize>() as u64).sum();
     Ok(Initialized { path: folder.publish()?, architecture, parameters, digest })
+}
+
+/// The beginning of a safetensors file of fp32 tensors in this order: the header's length and the header.
+fn header(weights: &[&Part]) -> io::Result<Vec<u8>> {
+    let mut end = 0;
+    let tensors = weights.iter().map(|weight| {
+        let begin = end;
+        end += weight.shape.iter().product::<usize>() * size_of::<f32>();
+        let info = TensorInfo { dtype: Dtype::F32, shape: weight.shape.clone(), data_offsets: (begin, end) };
+        (weight.name.clone(), info)
+    });
+    let metadata = Metadata::new(None, tensors.collect()).map_err(io::Error::other)?;
+    let mut text = serde_json::to_vec(&metadata)?;
+    // The tensors begin at a multiple of eight bytes.
+    text.resize(text.len().next_multiple_of(size_of::<u64>()), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
 }
 
 #[cfg(test)]

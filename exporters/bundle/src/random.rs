@@ -1,10 +1,13 @@
-//! Random weights that are drawn when they are written, so that only one tensor is held in memory.
+//! Random weights that are drawn when they are written, so that only a piece of a tensor is held in memory.
 
+use crate::Error;
 use densessm_graph::Part;
 use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
-use safetensors::{Dtype, View};
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
+use std::{io::Write, iter, ops::ControlFlow, path::Path};
+
+/// Values that are computed and written at once: 4 MiB.
+const PIECE: usize = 1 << 20;
 
 /// How a tensor starts, where it is not uniformly random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,33 +21,57 @@ pub(crate) enum Initial {
 }
 
 /// A tensor whose values are computed when it is written.
-pub(crate) struct Random<'a, F> {
+pub(crate) struct Random<'a> {
     pub(crate) weight: &'a Part,
     pub(crate) initial: Option<Initial>,
     pub(crate) seed: u64,
-    pub(crate) tell: &'a F,
-    pub(crate) stopped: &'a Cell<bool>,
-    pub(crate) done: usize,
-    pub(crate) total: usize,
 }
 
-impl<F: Fn(usize, usize) -> ControlFlow<()>> Random<'_, F> {
-    fn values(&self) -> Vec<f32> {
+impl Random<'_> {
+    /// Writes the values in fp32, little endian, piece by piece. `proceed` is called before each piece and ends the
+    /// writing with [`Error::Stopped`] by breaking. `path` is the file, for messages.
+    pub(crate) fn write(
+        &self,
+        path: &Path,
+        file: &mut impl Write,
+        proceed: impl Fn() -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut values = self.values();
+        loop {
+            if proceed().is_break() {
+                return Err(Error::Stopped);
+            }
+            let piece: Vec<u8> = values.by_ref().take(PIECE).flat_map(f32::to_le_bytes).collect();
+            if piece.is_empty() {
+                return Ok(());
+            }
+            file.write_all(&piece).map_err(Error::io(path))?;
+        }
+    }
+
+    /// The values in row-major order.
+    fn values(&self) -> Box<dyn Iterator<Item = f32>> {
         let shape = &self.weight.shape;
         let elements: usize = shape.iter().product();
         let mut generator = generator(self.seed, &self.weight.name);
-        let mut uniform = |scale: f32| -> Vec<f32> {
-            (0..elements).map(|_| (generator.random::<f32>() * 2.0 - 1.0) * scale).collect()
-        };
+        let mut uniform = move |scale: f32| (generator.random::<f32>() * 2.0 - 1.0) * scale;
         match (self.initial, shape.as_slice()) {
-            (Some(Initial::Ones), _) => vec![1.0; elements],
-            (Some(Initial::LogOfCount), [.., count]) => (0..elements).map(|i| ((i % count + 1) as f32).ln()).collect(),
-            (Some(Initial::StepSizes), _) => {
-                uniform(1.0).iter().map(|u| (0.01 * 10_f32.powf(*u)).exp_m1().ln()).collect()
+            (Some(Initial::Ones), _) => Box::new(iter::repeat_n(1.0, elements)),
+            (Some(Initial::LogOfCount), &[.., count]) => {
+                Box::new((0..elements).map(move |i| ((i % count + 1) as f32).ln()))
             }
-            (_, [_]) => uniform(0.02),
-            (_, [_, columns @ ..]) => uniform((3.0 / columns.iter().product::<usize>() as f32).sqrt()),
-            (_, []) => uniform(1.0),
+            (Some(Initial::StepSizes), _) => {
+                let step = move |_| (0.01 * 10_f32.powf(uniform(1.0))).exp_m1().ln();
+                Box::new((0..elements).map(step))
+            }
+            (_, dimensions) => {
+                let scale = match dimensions {
+                    [_] => 0.02,
+                    [_, columns @ ..] => (3.0 / columns.iter().product::<usize>() as f32).sqrt(),
+                    [] => 1.0,
+                };
+                Box::new((0..elements).map(move |_| uniform(scale)))
+            }
         }
     }
 }
@@ -55,37 +82,13 @@ fn generator(seed: u64, name: &str) -> ChaCha12Rng {
     ChaCha12Rng::from_seed(digest.into())
 }
 
-impl<F: Fn(usize, usize) -> ControlFlow<()>> View for Random<'_, F> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.weight.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        // A view cannot fail: once stopped, zeros are written to a file that is then removed.
-        if self.stopped.get() || (self.tell)(self.done, self.total).is_break() {
-            self.stopped.set(true);
-            return Cow::Owned(vec![0; self.data_len()]);
-        }
-        Cow::Owned(self.values().iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        self.weight.shape.iter().product::<usize>() * size_of::<f32>()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn values(name: &str, shape: &[usize], initial: Option<Initial>, seed: u64) -> Vec<f32> {
         let weight = Part::new(name.to_owned(), shape.to_vec());
-        let (tell, stopped) = (|_, _| ControlFlow::Continue(()), Cell::new(false));
-        Random { weight: &weight, initial, seed, tell: &tell, stopped: &stopped, done: 0, total: 1 }.values()
+        Random { weight: &weight, initial, seed }.values().collect()
     }
 
     #[test]
@@ -94,6 +97,23 @@ mod tests {
         assert_eq!(values("a", 1), values("a", 1));
         assert_ne!(values("a", 1), values("a", 2));
         assert_ne!(values("a", 1), values("b", 1));
+    }
+
+    #[test]
+    fn what_is_written_are_the_values_until_it_is_stopped() {
+        let weight = Part::new("a".to_owned(), vec![2, PIECE]);
+        let random = Random { weight: &weight, initial: None, seed: 1 };
+        let mut file = Vec::new();
+        random.write(Path::new("file"), &mut file, || ControlFlow::Continue(())).unwrap();
+        assert!(file.chunks_exact(4).eq(values("a", &[2, PIECE], None, 1).iter().map(|value| value.to_le_bytes())));
+
+        let (mut file, pieces) = (Vec::new(), std::cell::Cell::new(0));
+        let one = || {
+            pieces.set(pieces.get() + 1);
+            if pieces.get() == 1 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        assert!(matches!(random.write(Path::new("file"), &mut file, one), Err(Error::Stopped)));
+        assert_eq!(file.len(), 4 * PIECE);
     }
 
     #[test]

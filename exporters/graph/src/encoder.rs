@@ -1,9 +1,9 @@
-//! The interface of encoders, which turn numbers into the bytes of initializers, and the one for floating-point types.
+//! The interface of encoders, which convert numbers to the bytes of initializers, and the one for floating-point types.
 
 use crate::DType;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-/// Turns a weight's prepared numbers, in row-major order, into the bytes of its initializers.
+/// Converts a weight's prepared numbers, in row-major order, to the bytes of its initializers.
 pub(crate) trait Encoder {
     /// Takes the next numbers and returns the next bytes of the first initializer.
     fn push(&mut self, values: &[f32]) -> Result<Vec<u8>, String>;

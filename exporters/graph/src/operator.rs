@@ -10,6 +10,9 @@ use std::panic::Location;
 ///
 /// The body in standard operators serves as the operator's specification, its type inference, the function that a
 /// runtime without a kernel runs, and the inline lowering.
+///
+/// A body may call other operators, but neither itself nor an operator whose body calls it: ONNX has no recursion. As the
+/// body is written again for each call, such a cycle does not end.
 pub trait Operator {
     /// The operator's name, which no standard operator may have: some runtimes look names up without the domain.
     const NAME: &'static str;

@@ -65,7 +65,7 @@ pub(crate) struct Connections<'a, 'g> {
 }
 
 /// The whole model: tokens `[B, T]` to logits. `mixer` is the family's layer without its norm and residual,
-/// `[B, T, hidden] -> [B, T, hidden]`, on activations; it is called for each layer in turn.
+/// `[B, T, hidden] -> [B, T, hidden]`, on activations; it is called for each layer in order.
 pub(crate) fn model<'g>(
     p: Scope<'g>,
     m: &Dimensions,

@@ -4,8 +4,8 @@ use densessm_graph::{DType, Scope, Value};
 use densessm_proto::DenseRetNet;
 use std::f64::consts::TAU;
 
-/// Angles are counted in units of 2^-40 full turns, exactly, so that late positions are as precise as early ones.
-const TURN_BITS: u32 = 40;
+/// Angles are counted in units of 2^-40 revolutions, exactly, so that late positions are as precise as early ones.
+const REVOLUTION_BITS: u32 = 40;
 /// From this head on, `s_t` is `t + 1` to the last digit of fp32 at every position below 2^40. Later heads use its decay,
 /// so that neither side of the quotient leaves fp32's range, where it would be 0/0.
 const LAST_DISTINCT_HEAD: usize = 64;
@@ -30,17 +30,18 @@ pub(crate) fn positions<'g>(p: Scope<'g>, m: &DenseRetNet, past_length: Value<'g
     })
 }
 
-/// `p θ_j` modulo a full turn, `θ_j = 10000^(-j/(dk/2 - 1))`: `[B, T, 1] -> [B, T, dk/2]`.
+/// `p θ_j` modulo a revolution, `θ_j = 10000^(-j/(dk/2 - 1))`: `[B, T, 1] -> [B, T, dk/2]`.
 ///
-/// The product is computed in integers, whose overflow does not change the remainder; the error is 2^-41 turns times the
-/// position, and 6e-8 turns of rounding.
+/// The product is computed in integers, whose overflow does not change the remainder; the error is 2^-41 revolutions times
+/// the position, and 6e-8 revolutions of rounding.
 fn angle<'g>(p: Scope<'g>, m: &DenseRetNet, position: Value<'g>) -> Value<'g> {
     let half = m.head_key_dim() / 2;
     let last = half.saturating_sub(1).max(1) as f64;
-    let turn = f64::from(TURN_BITS).exp2();
-    let steps: Vec<i64> = (0..half).map(|j| (10000_f64.powf(-(j as f64) / last) / TAU * turn).round() as i64).collect();
-    let fraction = (position * p.integers("theta", &steps)) % (1_i64 << TURN_BITS);
-    fraction.cast(DType::F32) * (TAU / turn) as f32
+    let revolution = f64::from(REVOLUTION_BITS).exp2();
+    let steps: Vec<i64> =
+        (0..half).map(|j| (10000_f64.powf(-(j as f64) / last) / TAU * revolution).round() as i64).collect();
+    let fraction = (position * p.integers("theta", &steps)) % (1_i64 << REVOLUTION_BITS);
+    fraction.cast(DType::F32) * (TAU / revolution) as f32
 }
 
 /// `1/sqrt(s_t)`, `s_t = (1 - γ_h^(t+1)) / (1 - γ_h)`: `[B, T, 1] -> [B, T, H]`.

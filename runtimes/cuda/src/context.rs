@@ -145,7 +145,7 @@ impl Drop for Context {
 }
 
 /// Asks for a device's attributes.
-fn describe(driver: &Driver, device: c_int) -> Result<DeviceInfo, Error> {
+pub(crate) fn describe(driver: &Driver, device: c_int) -> Result<DeviceInfo, Error> {
     let functions = &driver.functions;
     let attribute = |number: c_uint| {
         let mut value = 0;

@@ -198,7 +198,7 @@ impl Driver {
         self.devices
     }
 
-    /// Turns a status into a result.
+    /// Converts a status to a result.
     pub(crate) fn check(&self, call: &'static str, status: Status) -> Result<(), Error> {
         if status == SUCCESS {
             return Ok(());

@@ -25,12 +25,15 @@
 //! # }
 //! ```
 
+mod bandwidth;
 mod cache;
 mod compiler;
 mod context;
 mod driver;
+mod elf;
 mod error;
 mod graph;
+pub mod installed;
 mod launch;
 mod library;
 mod memory;
@@ -39,10 +42,12 @@ mod resources;
 mod stream;
 mod unit;
 
+pub use bandwidth::{read_bandwidth, read_unit};
 pub use cache::{Cache, CacheStatus};
 pub use compiler::{CompileProgress, Compiled, Compiler};
 pub use context::{Architecture, Context, DeviceInfo};
 pub use driver::Driver;
+pub use elf::needed_libraries;
 pub use error::Error;
 pub use graph::{Graph, GraphExecutable, HostWork};
 pub use launch::{Arguments, Function, LaunchShape, Module};

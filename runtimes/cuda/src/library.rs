@@ -50,11 +50,15 @@ impl Loaded {
 
 /// The folders of Python's NVIDIA packages that may hold libraries: those of the active environment first.
 pub(crate) fn python_folders() -> Vec<PathBuf> {
-    let roots = pythons().filter_map(|python| nvidia_packages(&python)).flatten();
-    let folders = roots.flat_map(|root| {
+    let folders = python_roots().into_iter().flat_map(|root| {
         ["cu13/lib", "cuda_nvrtc/lib", "cu13/bin/x86_64", "cuda_nvrtc/bin"].map(|folder| root.join(folder))
     });
     folders.filter(|folder| folder.is_dir()).collect()
+}
+
+/// The folders that hold Python's NVIDIA packages: those of the active environment first.
+pub(crate) fn python_roots() -> Vec<PathBuf> {
+    pythons().filter_map(|python| nvidia_packages(&python)).flatten().collect()
 }
 
 /// The Python interpreters to ask, that of the active environment first.

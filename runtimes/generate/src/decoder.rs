@@ -53,7 +53,7 @@ impl Spelling {
                 }
                 DecoderWrapper::Strip(strip) if bytes_open && strip.stop == 0 => spelling.each.push(part.clone()),
                 // Replacement characters always end what is trimmed, so a run of bytes need not be trimmed again when it
-                // turns into them.
+                // becomes them.
                 DecoderWrapper::Strip(strip)
                     if fused
                         && strip.stop == 0

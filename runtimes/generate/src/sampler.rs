@@ -119,7 +119,7 @@ impl Sampler {
         if temperature == 0.0 {
             return Ok(best.token);
         }
-        // Adding 0.0 turns -0.0 into 0.0: the two are equal scores, but not equal in a total order.
+        // Adding 0.0 changes -0.0 to 0.0: the two are equal scores, but not equal in a total order.
         let candidate = |(token, &score): (usize, &f32)| Candidate { score: score + 0.0, token: token as u32 };
         self.candidates.clear();
         self.candidates.extend(scores.iter().enumerate().map(candidate).filter(|c| c.score > f32::NEG_INFINITY));

@@ -1,7 +1,7 @@
 //! Text from tokens as they come, equal at the end to the decoding of all of them at once.
 //!
 //! Text is *settled* or *open*. Open is the text of a run of byte tokens that is not over: a later byte that is not
-//! UTF-8 turns the whole run into replacement characters, as it does when everything is decoded at once. Only settled
+//! UTF-8 makes the whole run replacement characters, as it does when everything is decoded at once. Only settled
 //! text may be shown; open text may be searched (a stop string in it ends the run).
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     decoder::{Bytes, fallback_byte, level_bytes},
 };
 
-/// Turns tokens into text one by one. The work per token does not grow with the text.
+/// Decodes tokens to text one by one. The work per token does not grow with the text.
 #[derive(Clone, Debug)]
 pub struct TextStream {
     tokenizer: Tokenizer,

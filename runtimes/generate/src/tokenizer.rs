@@ -144,7 +144,7 @@ impl Tokenizer {
         self.0.inner.token_to_id(spelling)
     }
 
-    /// Returns a stream that turns tokens into text as they come, at that position of a sequence.
+    /// Returns a stream that decodes tokens to text as they come, at that position of a sequence.
     pub fn stream(&self, position: TextPosition) -> TextStream {
         TextStream::new(self, position == TextPosition::After)
     }

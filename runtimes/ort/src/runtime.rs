@@ -43,4 +43,8 @@ impl Runtime for OrtRuntime {
     ) -> Result<Duration, Error> {
         roofline::time_product(product, device, threads, budget)
     }
+
+    fn read_bandwidth(&self, device: Device, budget: Duration) -> Result<Option<f64>, Error> {
+        roofline::read_bandwidth(device, budget)
+    }
 }

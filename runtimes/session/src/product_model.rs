@@ -1,11 +1,15 @@
 //! A matrix product as an ONNX model.
 
-use crate::{Product, product::value};
-use densessm_proto::onnx::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_proto::DataType,
-    tensor_shape_proto::{Dimension, dimension},
-    type_proto,
+use crate::Product;
+use densessm_proto::{
+    DType,
+    onnx::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+        ValueInfoProto,
+        tensor_proto::DataType,
+        tensor_shape_proto::{Dimension, dimension},
+        type_proto,
+    },
 };
 use prost::Message;
 
@@ -18,9 +22,9 @@ impl Product {
     fn model(self) -> ModelProto {
         let weight = TensorProto {
             name: "w".to_owned(),
-            data_type: DataType::Float.into(),
+            data_type: self.data_type().into(),
             dims: vec![self.inner as i64, self.columns as i64],
-            raw_data: (0..self.inner * self.columns).flat_map(|at| value(at).to_le_bytes()).collect(),
+            raw_data: self.bytes(self.inner * self.columns),
             ..TensorProto::default()
         };
         let node = NodeProto {
@@ -34,8 +38,8 @@ impl Product {
             name: "product".to_owned(),
             node: vec![node],
             initializer: vec![weight],
-            input: vec![matrix(Self::INPUT, [self.rows, self.inner])],
-            output: vec![matrix(Self::OUTPUT, [self.rows, self.columns])],
+            input: vec![self.matrix(Self::INPUT, [self.rows, self.inner])],
+            output: vec![self.matrix(Self::OUTPUT, [self.rows, self.columns])],
             ..GraphProto::default()
         };
         ModelProto {
@@ -45,12 +49,21 @@ impl Product {
             ..ModelProto::default()
         }
     }
-}
 
-fn matrix(name: &str, shape: [usize; 2]) -> ValueInfoProto {
-    let size = |size: usize| Dimension { value: Some(dimension::Value::DimValue(size as i64)), ..Dimension::default() };
-    let shape = TensorShapeProto { dim: shape.map(size).to_vec() };
-    let tensor = type_proto::Tensor { elem_type: DataType::Float.into(), shape: Some(shape) };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
+    fn data_type(self) -> DataType {
+        match self.dtype {
+            DType::F16 => DataType::Float16,
+            DType::BF16 => DataType::Bfloat16,
+            _ => DataType::Float,
+        }
+    }
+
+    fn matrix(self, name: &str, shape: [usize; 2]) -> ValueInfoProto {
+        let size =
+            |size: usize| Dimension { value: Some(dimension::Value::DimValue(size as i64)), ..Dimension::default() };
+        let shape = TensorShapeProto { dim: shape.map(size).to_vec() };
+        let tensor = type_proto::Tensor { elem_type: self.data_type().into(), shape: Some(shape) };
+        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
+    }
 }

@@ -45,7 +45,8 @@ pub trait Runtime: Send + Sync {
     /// On a GPU, input and output stay in its memory, so that a product of one row shows how fast weights are read.
     ///
     /// # Errors
-    /// When the runtime cannot be used on the device, `threads` is 0, or there is no memory for the product.
+    /// When the runtime cannot be used on the device, it does not compute products of this element type, `threads` is 0,
+    /// or there is no memory for the product.
     fn time_product(
         &self,
         product: Product,
@@ -53,6 +54,16 @@ pub trait Runtime: Send + Sync {
         threads: Option<usize>,
         budget: Duration,
     ) -> Result<Duration, Error>;
+
+    /// Measures the bytes per second that a device reads of its own memory, with reads repeated for `budget`. Returns none
+    /// if the runtime has no means to measure that, as by default.
+    ///
+    /// # Errors
+    /// When the runtime cannot be used on the device, or there is no memory to read.
+    fn read_bandwidth(&self, device: Device, budget: Duration) -> Result<Option<f64>, Error> {
+        let _ = (device, budget);
+        Ok(None)
+    }
 
     /// Returns the number of threads that one operator runs on if [`LoadOptions::threads`] is absent: the processors
     /// that the system gives this process, unless the runtime says otherwise.

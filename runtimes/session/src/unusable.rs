@@ -101,7 +101,7 @@ pub enum UnusableReason {
         version: Version,
     },
     /// The provider does not start on the device.
-    #[error("{problem}; `nvidia-smi` shows driver and GPUs")]
+    #[error("{problem}; `densessm doctor` lists the libraries and GPUs that were found")]
     DeviceFailed {
         /// The provider's message.
         problem: String,

@@ -143,7 +143,7 @@ pub(crate) fn plan(
     model.into_runnable_with_options(options)
 }
 
-/// Calls tract and turns its panics, which unusual graphs cause, into errors.
+/// Calls tract and converts its panics, which unusual graphs cause, to errors.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));

@@ -48,7 +48,7 @@ fn state() -> StateTensor {
 fn recurrent() -> ModelProto {
     let (past, present) = (state().past, state().present);
     let step = function(
-        "Turn",
+        "Step",
         &["e", "s", "axes"],
         &["n"],
         vec![node("Unsqueeze", &["e", "axes"], &["column"]), node("Add", &["s", "column"], &["n"])],
@@ -65,7 +65,7 @@ fn recurrent() -> ModelProto {
     let nodes = vec![
         node("Gather", &["embedding", "input_ids"], &["embedded"]),
         node("Squeeze", &["embedded", "axis1"], &["row"]),
-        call("Turn", &["row", &past, "axes"], &[&present]),
+        call("Step", &["row", &past, "axes"], &[&present]),
         node("Squeeze", &[&present, "axes"], &["flat"]),
         node("MatMul", &["flat", "w"], &["scores"]),
         node("Unsqueeze", &["scores", "axis1"], &["logits"]),
@@ -270,7 +270,7 @@ fn graphs_that_are_broken_or_reach_elsewhere_are_refused() {
         (refused(&outside), "beside the graph"),
         (refused(&missing), "other.data"),
         (changed(|model| model.graph = None), "no graph"),
-        (changed(|model| model.functions.clear()), "Turn"),
+        (changed(|model| model.functions.clear()), "Step"),
         (changed(|model| model.functions.push(model.functions[0].clone())), "defined twice"),
         (changed(|model| model.graph.as_mut().unwrap().output.truncate(1)), "as the manifest says"),
         (changed(|model| model.graph.as_mut().unwrap().node[4].input[1] = "ghost".to_owned()), "ghost"),

@@ -118,13 +118,13 @@ fn scanning(inner: Vec<NodeProto>) -> FunctionProto {
     let untyped = |name: &str| value(name, DataType::Float, &["d"]);
     let body = graph(vec![untyped("h"), untyped("e")], vec![untyped("n"), untyped("o")], vec![], inner);
     let scan = with(node("Scan", &["s", "xs"], &["last", "all"]), [int("num_scan_inputs", 1), sub_graph("body", body)]);
-    function("Turn", &["s", "xs"], &["last", "all"], vec![node("Neg", &["s"], &["outer"]), scan])
+    function("Step", &["s", "xs"], &["last", "all"], vec![node("Neg", &["s"], &["outer"]), scan])
 }
 
 #[test]
 fn sub_graphs_are_renamed_with_what_they_capture() {
     let inner = vec![node("Mul", &["h", "outer"], &["n"]), node("Add", &["n", "e"], &["o"])];
-    let nodes = vec![call("Turn", &["x", "x"], &["p", "q"]), call("Turn", &["p", "q"], &["r", "s"])];
+    let nodes = vec![call("Step", &["x", "x"], &["p", "q"]), call("Step", &["p", "q"], &["r", "s"])];
     let graph = inlined(calls(nodes, vec![scanning(inner)])).unwrap();
     assert_eq!(
         lines(&graph)[..6],
@@ -143,7 +143,7 @@ fn sub_graphs_are_renamed_with_what_they_capture() {
 #[test]
 fn calls_inside_sub_graphs_are_replaced_too() {
     let inner = vec![call("Twice", &["h"], &["n"]), node("Add", &["n", "e"], &["o"])];
-    let graph = inlined(calls(vec![call("Turn", &["x", "x"], &["p", "q"])], vec![scanning(inner), twice()])).unwrap();
+    let graph = inlined(calls(vec![call("Step", &["x", "x"], &["p", "q"])], vec![scanning(inner), twice()])).unwrap();
     let body = graph.node[1].attribute.iter().find_map(|attribute| attribute.g.as_ref()).unwrap();
     let ops: Vec<&str> = body.node.iter().map(|node| node.op_type.as_str()).collect();
     assert_eq!(ops, ["Neg", "Sub", "Add"]);

@@ -139,7 +139,7 @@ fn cases() -> Vec<Case> {
                 integers("axis0", &[1], &[0]),
                 integers("axis1", &[1], &[1]),
                 integers("theta", &[], &[174_992_927_419]),
-                integers("turn", &[], &[1 << 40]),
+                integers("revolution", &[], &[1 << 40]),
             ],
             nodes: vec![
                 with(node("Shape", &["x"], &["t"]), [int("start", 1), int("end", 2)]),
@@ -148,7 +148,7 @@ fn cases() -> Vec<Case> {
                 node("Unsqueeze", &["past", "axis1"], &["first"]),
                 node("Add", &["first", "range"], &["position"]),
                 node("Mul", &["position", "theta"], &["product"]),
-                node("Mod", &["product", "turn"], &["y"]),
+                node("Mod", &["product", "revolution"], &["y"]),
             ],
             feed: |b, t| vec![tensor1(&far_positions(b)), float_tensor(&[b, t, D], 2)],
             expected: |b, t| {
