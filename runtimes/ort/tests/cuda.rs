@@ -175,9 +175,10 @@ fn half_activations_are_as_near_to_the_cpu_as_their_tolerance() {
     }
 }
 
-/// A bundle of the first format has a Split that copies its sizes from memory of the host, which is then freed.
+/// A bundle of the first format has a Split into unequal parts, whose sizes some versions of ONNX Runtime copy from memory
+/// of the host, which is then freed. Where one does, the step must not be captured.
 #[test]
-fn a_step_that_reads_memory_of_the_host_runs_without_a_graph() {
+fn steps_of_the_first_format_are_right_whether_they_are_captured_or_not() {
     let Some(_gpu) = gpu() else { return };
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/format-1/dense_mamba");
     let bundle = Bundle::open(&fixture).unwrap();
@@ -191,11 +192,16 @@ fn a_step_that_reads_memory_of_the_host_runs_without_a_graph() {
         for _ in 0..16 {
             let ids = tokens.next(&**model, 1);
             logits.extend(model.step(&ids, &mut states).unwrap().values);
+            // What another batch leaves in the memory of the host is not what a captured step needs.
+            let mut others = prefilled(&mut **model, &mut tokens, 3);
+            let ids = tokens.next(&**model, 3);
+            logits.extend(model.step(&ids, &mut others).unwrap().values);
         }
         logits
     });
-    let problem = take_capture_problem().expect("the step is captured");
-    assert!(problem.contains("expected a step without work of the host"), "{problem}");
+    if let Some(problem) = take_capture_problem() {
+        assert!(problem.contains("expected a step without work of the host"), "{problem}");
+    }
     Tolerance::of(ToleranceClass::Logits, Precision::Fp32).compare(&got, &expected).unwrap();
 }
 
