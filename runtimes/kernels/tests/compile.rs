@@ -10,7 +10,13 @@ use densessm_kernels::cuda::{
     Activation,
     units::{self, MambaShape, RetNetShape},
 };
-use std::{collections::BTreeSet, env, fs, path::Path, process::Command, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 const SM_80: Architecture = Architecture::new(8, 0);
 const SM_90: Architecture = Architecture::new(9, 0);
@@ -186,12 +192,14 @@ fn compilers_at_once_fill_one_cache() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// Runs a test of this program in another process, after commands of a shell.
+/// Runs a test of this program in another process, after commands of a shell. What it prints is dropped: where files must
+/// not grow, it could not be written to one.
 #[cfg(unix)]
 fn in_process(test: &str, cache: &Path, before: &str) -> std::process::Child {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{before} exec \"$0\" --exact \"$1\" --nocapture")]);
-    shell.arg(env::current_exe().unwrap()).arg(test).env(CACHE, cache).spawn().unwrap()
+    shell.arg(env::current_exe().unwrap()).arg(test).env(CACHE, cache);
+    shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// The variable with which a test tells a process that it starts where the cache is.
