@@ -88,7 +88,7 @@ fn every_reason_states_what_to_do() {
             "expected version 1.22 or newer, got 1.21.1",
         ),
         (UnusableReason::NoProvider { library: path, version: oldest }, "onnxruntime-gpu"),
-        (UnusableReason::DeviceFailed { problem: "no driver".to_owned() }, "nvidia-smi"),
+        (UnusableReason::DeviceFailed { problem: "no driver".to_owned() }, "densessm doctor"),
     ] {
         let text = Unusable::new(RuntimeId::Ort, Device::cuda(1), reason).to_string();
         assert!(text.starts_with("ONNX Runtime on cuda:1: ") && text.contains("; ") && text.contains(word), "{text}");
