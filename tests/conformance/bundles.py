@@ -27,7 +27,7 @@ LOGITS = ["last", "all"]
 # Twice `Tolerance::half` for logits in proto/src/tolerance.rs: rounding is compared with weights that are not rounded.
 HALF = {"fp16": 2e-2, "bf16": 1.6e-1}
 # Kernels that a step may run in a layer; the first name that a model's name contains counts.
-KERNELS = {"falcon": 17, "mamba": 14, "retnet": 18}
+KERNELS = {"falcon": 17, "mamba": 15, "retnet": 18}
 
 
 def onnx_accepts(path):
