@@ -98,8 +98,8 @@ impl GpuWeights {
                 path: path.clone(),
                 problem: format!("expected {} bytes at {}, got a file of {}", place.bytes, place.offset, map.len()),
             })?;
-            // SAFETY: the address is within the allocation, which has room for the values; both live until the stream has
-            // been waited for below.
+            // SAFETY: the address is within the allocation, which is large enough for the values; both live until the
+            // stream has been waited for below.
             unsafe { stream.upload(address, values) }.map_err(gpu::failed("copying weights"))?;
             let value = value(address, &place, info).map_err(failed("sharing weights"))?;
             tensors.insert(name, value);
